@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Claims on the keys of ft_cgroup and ft_netns: how a key gets its owner, and how that ends.
+
+A direct claim replaces UNCLAIMED, an inherited owner, an ended claim and our own; the hook's also
+one that the exporter found by itself. Two living direct claims on a cgroup make it CONTESTED:
+nobody's. A network namespace is shared by design (a pod's), so there the first claim stays, except
+where the namespace alone tells the owner.
+
+Everybody who writes such a key holds the flock of the key's stripe, so of two who claim at once one
+sees the other. The kernel's own writes (mkdir, rmdir) take no lock: a claim on a new cgroup meets
+NOEXIST, and one on a cgroup that is being removed is ended by the hook, which looks last whether
+its process still lives. A key is only ever replaced, never deleted and written again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from bpf import abi, syscall
+from bpf.error import FlowtagError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+STRIPES = 64
+LOCK_SECONDS = 0.1
+
+CLAIMED = "claimed"
+CONTESTED = "contested"
+KEPT = "kept"  # somebody else's by right: a namespace shared with its first owner, a translator's
+
+CONTAINER_NETNS = abi.NETNS_KINDS.index("container")
+
+
+class Stripe:
+    """The lock of a key, held for the length of a `with`; FlowtagError if it is not had in time."""
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, directory: str, key: int) -> None:
+        self.path = f"{directory}/{key % STRIPES:02x}"
+        self.fd = -1
+
+    def __enter__(self) -> None:
+        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.fd = os.open(self.path, flags, 0o600)
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    os.close(self.fd)
+                    raise FlowtagError(
+                        f"locking {self.path}: held by another for more than {LOCK_SECONDS} s"
+                    ) from error
+                time.sleep(0.001)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self.fd)
+
+
+class Claim:
+    """The value of a key: who owns it, since and until when (0: still), and the flags."""
+
+    __slots__ = ("flags", "kind", "since", "until", "workload")
+
+    def __init__(self, workload: int, since: int, until: int = 0, flags: int = 0, kind: int = 0) -> None:
+        self.workload = workload
+        self.since = since
+        self.until = until
+        self.flags = flags
+        self.kind = kind  # of an ft_netns entry; ft_cgroup has none
+
+    @classmethod
+    def unpack(cls, value: bytes) -> Claim:
+        """Read a value of ft_cgroup or ft_netns; their sizes tell which."""
+        return cls(*(abi.NETNS if len(value) == abi.NETNS.size else abi.OWNER).unpack(value))
+
+    def pack(self) -> bytes:
+        if self.kind:
+            return abi.NETNS.pack(self.workload, self.since, self.until, self.flags, self.kind)
+        return abi.OWNER.pack(self.workload, self.since, self.until, self.flags)
+
+    def yields_to(self, new: Claim) -> bool:
+        """Whether a direct claim replaces this one without a contest."""
+        return (
+            self.workload in (new.workload, abi.OWNER_NONE, abi.OWNER_UNCLAIMED)
+            or self.until != 0
+            or self.flags & abi.FLAG_INHERITED != 0
+            or self.flags & ~new.flags & abi.FLAG_RECONCILED != 0
+        )
+
+
+def claim_cgroup(cgroups: syscall.Map, cgroup: int, new: Claim, locks: str) -> str:
+    """Claim a cgroup: CLAIMED, CONTESTED, or KEPT if it is a translator's."""
+    return _claim(cgroups, cgroup, new, locks, shared=False)
+
+
+def claim_netns(spaces: syscall.Map, netns: int, new: Claim, locks: str) -> str:
+    """Claim a network namespace as a container's: CLAIMED, KEPT by whoever was first, or CONTESTED.
+
+    Only a claim with FLAG_NO_CGROUP contests: two workloads whose sockets nothing else tells apart.
+    """
+    new.kind = CONTAINER_NETNS
+    return _claim(spaces, netns, new, locks, shared=not new.flags & abi.FLAG_NO_CGROUP)
+
+
+def _claim(keys: syscall.Map, number: int, new: Claim, locks: str, *, shared: bool) -> str:
+    key = abi.ID.pack(number)
+    with Stripe(locks, number):
+        try:
+            keys.update(key, new.pack(), syscall.NOEXIST)
+            return CLAIMED
+        except FileExistsError:
+            value = keys.get(key)
+        if value is not None:  # None: collected since; nothing to respect
+            old = Claim.unpack(value)
+            if not old.yields_to(new):
+                if shared or old.kind != new.kind or old.workload == abi.OWNER_TRANSLATOR:
+                    return KEPT
+                new = Claim(abi.OWNER_CONTESTED, new.since, 0, new.flags, new.kind)
+        keys.update(key, new.pack())
+        return CONTESTED if new.workload == abi.OWNER_CONTESTED else CLAIMED
+
+
+def release(keys: syscall.Map, number: int, workload: int, now: int, locks: str) -> bool:
+    """End the claim of `workload` on a key; False if the key is not, or no longer, its own."""
+    key = abi.ID.pack(number)
+    with Stripe(locks, number):
+        value = keys.get(key)
+        if value is None:
+            return False
+        claim = Claim.unpack(value)
+        if claim.workload != workload or claim.until != 0:
+            return False
+        claim.until = now
+        try:
+            keys.update(key, claim.pack(), syscall.EXIST)
+        except FileNotFoundError:  # collected meanwhile: it has ended all the same
+            return False
+        return True

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One incarnation of a container as a file: live/ holds what was claimed, pending/ what could not be.
+
+The file is named by a hash of bundle and container id, because ids repeat across engines. poststop
+reads it to touch the keys of its own incarnation and no others; the exporter replays pending/.
+"""
+
+from __future__ import annotations
+
+import os
+from _blake2 import blake2b
+
+from identity import cgroup, strict_json
+from identity.workload import Workload
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VERSION = 1
+MAX_BYTES = 32768
+_U64 = 1 << 64
+_OWN = (
+    "pid",
+    "start_time",
+    "cgroup",
+    "cgroup_directory",
+    "cgroup_parent",
+    "netns",
+    "netns_flags",
+    "reason",
+)
+
+
+class Incarnation:
+    """A workload with the process it began with and the keys it claims.
+
+    pid and start_time (clock ticks) name the process; cgroup, cgroup_parent (ids) and netns
+    (cookie) are 0 where there is no key; netns_flags go with the namespace's claim; reason says why
+    a pending one is pending.
+    """
+
+    __slots__ = (*_OWN, "workload")
+
+    pid: int
+    start_time: int
+    cgroup: int
+    cgroup_directory: str
+    cgroup_parent: int
+    netns: int
+    netns_flags: int
+    reason: str
+
+    def __init__(
+        self,
+        workload: Workload,
+        *,
+        pid: int = 0,
+        start_time: int = 0,
+        cgroup: int = 0,
+        cgroup_directory: str = "",
+        cgroup_parent: int = 0,
+        netns: int = 0,
+        netns_flags: int = 0,
+        reason: str = "",
+    ) -> None:
+        self.workload = workload
+        self.pid = pid
+        self.start_time = start_time
+        self.cgroup = cgroup
+        self.cgroup_directory = cgroup_directory
+        self.cgroup_parent = cgroup_parent
+        self.netns = netns
+        self.netns_flags = netns_flags
+        self.reason = reason
+
+    def process_lives(self) -> bool:
+        """Whether the very process that it began with still runs."""
+        return self.pid > 0 and cgroup.start_time(self.pid) == self.start_time
+
+    def lives(self) -> bool:
+        """Whether its process runs, or any process in the cgroup that it claimed."""
+        if self.process_lives():
+            return True
+        if not self.cgroup:
+            return False
+        try:  # the path may be another cgroup's by now
+            same = cgroup.id_of(self.cgroup_directory) == self.cgroup
+        except OSError:
+            return False
+        return same and cgroup.populated(self.cgroup_directory)
+
+    def encode(self) -> bytes:
+        return strict_json.encode_flat(
+            {"version": VERSION}
+            | {name: getattr(self.workload, name) for name in Workload.__slots__}
+            | {name: getattr(self, name) for name in _OWN}
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Incarnation:
+        """Read what encode() wrote; ValueError for anything else."""
+        values = strict_json.decode(data, MAX_BYTES)
+        if not isinstance(values, dict) or values.pop("version", None) != VERSION:
+            raise ValueError(f"not an incarnation of version {VERSION}")
+        found = cls(Workload())
+        names: dict[str, int | str] = {}
+        for name, value in values.items():
+            holder: object = found.workload if name in Workload.__slots__ else found
+            wanted = int if isinstance(getattr(holder, name, None), int) else str
+            if name not in _OWN + Workload.__slots__ or type(value) is not wanted:
+                raise ValueError(f"an incarnation has no such {name}: {value!r:.50}")
+            if isinstance(value, int) and not 0 <= value < _U64:
+                raise ValueError(f"{name} is out of range: {value}")
+            if holder is found:
+                setattr(found, name, value)
+            else:
+                names[name] = value
+        found.workload = Workload(**names)
+        return found
+
+
+def file_name(bundle: str, container_id: str) -> str:
+    """The name of the file for a container, the same for all its incarnations."""
+    whole = f"{bundle}\0{container_id}".encode("utf-8", "surrogatepass")
+    return blake2b(whole, digest_size=16).hexdigest() + ".json"
+
+
+def write(path: str, incarnation: Incarnation) -> None:
+    """Write a file whole or not at all; its directory is made if need be, for root only."""
+    directory, _, name = path.rpartition("/")
+    make_directory(directory)
+    temporary = f"{directory}/.{name}.{os.getpid()}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(temporary, flags, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(incarnation.encode())
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+
+
+def make_directory(directory: str) -> None:
+    """Make a directory below the run directory, and that one too."""
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        os.mkdir(directory.rpartition("/")[0], 0o700)
+        os.mkdir(directory, 0o700)
+
+
+def read(path: str) -> Incarnation | None:
+    """The incarnation in a file; None if there is none, ValueError if it is not readable as one."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    with open(fd, "rb", buffering=0) as file:
+        return Incarnation.decode(file.read(MAX_BYTES + 1) or b"")
+
+
+def remove(path: str) -> None:
+    """Remove a file, if it is there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return  # twice is once
+
+
+def every(directory: str) -> Iterator[tuple[str, Incarnation]]:
+    """Each readable incarnation of a directory with its file name; damaged ones are passed over."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    for name in names:
+        if name.endswith(".json"):
+            try:
+                found = read(f"{directory}/{name}")
+            except (OSError, ValueError):
+                continue
+            if found is not None:
+                yield name, found
