@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `flowtag check` says about flowtag itself: maps, programs, exporter, losses, hook."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+
+import bpf
+from bpf import abi, loaded
+from bpf.error import FlowtagError, LayoutError
+from exporter import counters, lock
+from exporter.check import FAIL, OK, WARN, Check, Finding
+from exporter.config import Config
+from exporter.maps_dump import ring_positions
+from exporter.programs import CGROUP_PROGRAMS, FLOW_PROGRAMS, link_path
+from identity.pinned import open_map
+
+STUB = os.path.join(os.path.dirname(bpf.__path__[0]), "hooks", "flowtag-hook")
+STUB_SECONDS = 1.0
+
+# Losses by counter: what is lost, and what to do.
+LOSSES = {
+    "lost_ring": ("records: the ring was full", "raise exporter.ring_bytes, or see why `flowtag run` lags"),
+    "lost_storage": ("flows: no memory for what their sockets remember", "see the kernel's memory"),
+    "lost_socket": ("closes: the socket was no full TCP socket", "report it"),
+    "lost_close": ("flows: reopened before anybody saw their close", "report it"),
+    "cgroup_full": ("cgroups without room in ft_cgroup", "see `flowtag maps dump`: who fills it?"),
+}
+# Programs that have no second witness.
+_ALONE = (*CGROUP_PROGRAMS, "flowtag_destroy")
+
+
+def maps(config: Config) -> Iterator[Finding]:
+    pins = config.host.pin_directory
+    missing, there = [], []
+    for name in abi.MAPS:
+        try:
+            with open_map(name, pins) as pinned:
+                there.append(name)
+                if name == "ft_events":
+                    yield _ring(*ring_positions(pinned), pinned.max_entries)
+        except LayoutError as error:
+            yield Finding(FAIL, "maps", str(error), error.hint)
+        except FlowtagError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                missing.append(name)
+            else:
+                yield Finding(FAIL, "maps", str(error), error.hint)
+    if missing and there:
+        yield Finding(FAIL, "maps", f"{', '.join(missing)} not in {pins}", "run `flowtag maps create`")
+    elif missing:
+        yield Finding(
+            WARN,
+            "maps",
+            f"none in {pins}: containers that start now stay unknown",
+            "run `flowtag maps create`, at boot best",
+        )
+    elif len(there) == len(abi.MAPS):
+        yield Finding(OK, "maps", f"all {len(there)} in {pins}, of layout {abi.LAYOUT}")
+
+
+def _ring(consumed: int, produced: int, size: int) -> Finding:
+    waiting = produced - consumed
+    text = f"{waiting} of {size} bytes wait for the exporter"
+    if not 0 <= waiting <= size:
+        return Finding(FAIL, "ring", f"positions {consumed}, {produced} cannot be", "report it")
+    if waiting > size // 2:
+        return Finding(WARN, "ring", text, "is `flowtag run` running? a full ring loses records")
+    return Finding(OK, "ring", text)
+
+
+def programs(config: Config) -> Iterator[Finding]:
+    attached = []
+    missing = []
+    for name in CGROUP_PROGRAMS + FLOW_PROGRAMS:
+        path = link_path(config.host.pin_directory, name)
+        try:
+            link = loaded.link(path)
+        except FileNotFoundError:
+            missing.append(name)
+        except OSError as error:
+            yield Finding(FAIL, "programs", f"reading link {path}: {error.strerror}", "run as root")
+        else:
+            attached.append(name)
+            yield _misses(link)
+    if missing and attached:
+        yield Finding(FAIL, "programs", f"not attached: {', '.join(missing)}", "restart `flowtag run`")
+    elif missing:
+        yield Finding(
+            WARN, "programs", "none attached: flows are not recorded", "`flowtag run` attaches them"
+        )
+    elif attached:
+        yield Finding(OK, "programs", f"attached: {', '.join(attached)}")
+
+
+def _misses(link: loaded.Link) -> Finding:
+    text = f"{link.program} on {link.attached_to}: {link.misses} recursion misses"
+    if link.misses and link.program in _ALONE:
+        return Finding(WARN, "programs", text, "events that no program saw; report it if it grows")
+    if link.misses:
+        text += ", for flowtag_destroy to rescue"
+    return Finding(OK, "programs", text)
+
+
+def exporter(config: Config) -> Iterator[Finding]:
+    if lock.held(config.host.run_directory):
+        yield Finding(OK, "exporter", "runs")
+    else:
+        yield Finding(
+            WARN,
+            "exporter",
+            "does not run: what the programs report waits in the ring",
+            "start `flowtag run`",
+        )
+
+
+def losses(config: Config) -> Iterator[Finding]:
+    try:
+        with open_map("ft_count", config.host.pin_directory) as count:
+            totals = counters.read(count)
+    except FlowtagError:
+        return  # maps() has said so
+    for name, (what, hint) in LOSSES.items():
+        if totals[name]:
+            yield Finding(WARN, "losses", f"{name}: {totals[name]} {what}", hint)
+    if not any(totals[name] for name in LOSSES):
+        yield Finding(OK, "losses", f"none in {totals['records']} records since the maps were made")
+
+
+def hook(config: Config) -> Iterator[Finding]:
+    run = config.host.run_directory
+    settings = os.path.join(run, "hook")
+    if not os.path.exists(settings):
+        yield Finding(
+            WARN,
+            "hook",
+            f"its settings are not there ({settings}): it takes the defaults",
+            "run `flowtag maps create`",
+        )
+    yield _self_test()
+    live = _files(os.path.join(run, "live"))
+    if live:
+        yield Finding(OK, "hook", f"{live} containers were announced by it and have not ended")
+    else:
+        yield Finding(
+            WARN,
+            "hook",
+            "no container was announced by it since boot, or all have ended",
+            "is it registered? see `flowtag register`",
+        )
+    pending = _files(os.path.join(run, "pending"))
+    if pending:
+        yield Finding(
+            WARN,
+            "hook",
+            f"{pending} identities could not be written and wait in {run}/pending",
+            "each file's `reason` says why",
+        )
+
+
+def _self_test() -> Finding:
+    """Call the stub as a runtime does, with a state that names no container."""
+    if not os.access(STUB, os.X_OK):
+        return Finding(FAIL, "hook", f"{STUB} is not there or not executable", "install flowtag again")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="flowtag-check-") as scratch:
+        try:
+            stub = subprocess.run(
+                [STUB, "createRuntime", scratch], input=b"{}", timeout=STUB_SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return Finding(FAIL, "hook", f"{STUB}: {error}", "unregister it: containers may not start")
+    took = (time.monotonic() - began) * 1000
+    if stub.returncode:
+        return Finding(
+            FAIL,
+            "hook",
+            f"{STUB} exits {stub.returncode}",
+            "unregister it: containers may not start",
+        )
+    # The stub hides every failure from the engine; what it hides shows here.
+    modules = subprocess.run(
+        ["/usr/bin/python3", "-I", "-S", "-c", _IMPORT, os.path.dirname(os.path.dirname(STUB))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if modules.returncode:
+        last = modules.stderr.strip().rpartition("\n")[2]
+        return Finding(
+            FAIL, "hook", f"/usr/bin/python3 cannot run it: {last}", "it needs Python 3.11 or later"
+        )
+    return Finding(OK, "hook", f"{STUB} runs and exits 0 in {took:.0f} ms")
+
+
+_IMPORT = "import sys; sys.path.append(sys.argv[1]); import hooks.oci_hook"
+
+
+def _files(directory: str) -> int:
+    try:
+        return sum(name.endswith(".json") for name in os.listdir(directory))
+    except FileNotFoundError:
+        return 0
+
+
+CHECKS: tuple[Check, ...] = (maps, programs, exporter, losses, hook)

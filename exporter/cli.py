@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exporter's commands: run, maps, check. What they do is imported when they are called.
+
+`flowtag maps ...` must not wait for numpy and structlog, which only `flowtag run` needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from typing import Any
+
+from exporter.config import Config, load
+
+_LOOKUP = "ADDRESS[:PORT] | pid:N | cgroup:PATH|ID | container:ID | socket:COOKIE"
+
+
+def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
+    """Add the commands to flowtag's parser; each sets `run`, a function of the arguments."""
+    config = argparse.ArgumentParser(add_help=False)
+    config.add_argument("--config", metavar="F", help="configuration (/etc/flowtag/flowtag.toml)")
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="one JSON object instead of text")
+
+    run = subparsers.add_parser("run", parents=[config], help="the exporter, in the foreground")
+    run.add_argument("--output", choices=("json", "table", "none"), default="none")
+    run.add_argument("--for", dest="seconds", metavar="SECONDS", type=_seconds, help="stop after so long")
+    run.set_defaults(run=_run)
+
+    maps = subparsers.add_parser("maps", help="the pinned maps")
+    actions = maps.add_subparsers(metavar="ACTION", required=True)
+    create = actions.add_parser(
+        "create", parents=[config], help="make the maps, the run directory, the hook's settings"
+    )
+    create.set_defaults(run=_maps_create)
+    dump = actions.add_parser("dump", parents=[config, as_json], help="show and explain them")
+    dump.set_defaults(run=_maps_dump)
+    lookup = actions.add_parser("lookup", parents=[config, as_json], help="who owns something, by which rule")
+    lookup.add_argument("target", metavar="WHAT", help=_LOOKUP)
+    lookup.set_defaults(run=_maps_lookup)
+
+    check = subparsers.add_parser(
+        "check", parents=[config, as_json], help="what this host can do, and what is wrong with it"
+    )
+    check.add_argument("--print-config", action="store_true", help="print the configuration that is in force")
+    check.set_defaults(run=_check)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+def _config(args: argparse.Namespace) -> Config:
+    return load(args.config)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from exporter import daemon
+
+    return daemon.run(_config(args), args.output, args.seconds)
+
+
+def _maps_create(args: argparse.Namespace) -> int:
+    from exporter.directories import prepare
+
+    made = prepare(_config(args))
+    for path in made:
+        print(f"made {path}", file=sys.stderr)
+    if not made:
+        print("everything is there", file=sys.stderr)
+    return 0
+
+
+def _maps_dump(args: argparse.Namespace) -> int:
+    from exporter.maps_dump import dump
+
+    return dump(_config(args).host.pin_directory, args.json)
+
+
+def _maps_lookup(args: argparse.Namespace) -> int:
+    from exporter.maps_lookup import lookup
+
+    return lookup(_config(args), args.target, args.json)
+
+
+def _check(args: argparse.Namespace) -> int:
+    config = _config(args)
+    if args.print_config:
+        from exporter.config import dump
+
+        print(dump(config), end="")
+        return 0
+    from exporter.check import check
+
+    return check(config, args.json)

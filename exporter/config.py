@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration: one TOML file, checked into one typed value; an unknown key is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_origin, get_type_hints
+
+from bpf import abi
+from bpf.error import FlowtagError
+
+PATH = "/etc/flowtag/flowtag.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """[host] where things are on this host, and what its engines are called.
+
+    engine_roots: more first-level cgroups whose children are containers, beside the well-known ones.
+    activators: process names (comm, 15 bytes) that listen for others; their listeners are nobody's.
+    host_network_containers: false promises that no container uses the host's network, so that a host
+    whose containers have no cgroup v2 may still call its own sockets its own.
+    """
+
+    pin_directory: str = abi.PIN_DIRECTORY
+    run_directory: str = "/run/flowtag"
+    engine_roots: tuple[str, ...] = ()
+    activators: tuple[str, ...] = (
+        "dockerd",
+        "docker-proxy",
+        "containerd",
+        "crio",
+        "podman",
+        "conmon",
+        "rootlessport",
+    )
+    host_network_containers: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """[exporter] the ring between kernel and exporter.
+
+    ring_bytes: a power of two; used when the ring is created. drain_ms: how often it is read.
+    """
+
+    ring_bytes: int = 16 << 20
+    drain_ms: int = 100
+
+    def __post_init__(self) -> None:
+        if self.ring_bytes < 4096 or self.ring_bytes & (self.ring_bytes - 1):
+            raise FlowtagError(
+                f"exporter.ring_bytes is {self.ring_bytes}", "use a power of two from 4096"
+            )
+        if not 1 <= self.drain_ms <= 60_000:
+            raise FlowtagError(f"exporter.drain_ms is {self.drain_ms}", "use 1 to 60000")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What is in force. Sections are named after each folder's concern."""
+
+    host: Host = field(default_factory=Host)
+    exporter: Exporter = field(default_factory=Exporter)
+
+
+def load(path: str | None) -> Config:
+    """Read `path`; None means PATH where it exists, else the defaults."""
+    try:
+        with open(path or PATH, "rb") as file:
+            data = tomllib.load(file)
+    except FileNotFoundError:
+        if path is None:
+            return Config()
+        raise FlowtagError(f"reading the configuration {path}: no such file") from None
+    except OSError as error:
+        raise FlowtagError(f"reading the configuration {path or PATH}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FlowtagError(f"reading the configuration {path or PATH}: {error}") from None
+    try:
+        config: Config = _value(Config, data, "")
+    except FlowtagError as error:
+        raise FlowtagError(f"in the configuration {path or PATH}: {error}", error.hint) from None
+    return config
+
+
+def _value(kind: Any, data: Any, path: str) -> Any:
+    """`data` as a value of type `kind`; FlowtagError names the key's path."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if not isinstance(data, dict):
+            raise FlowtagError(f"{path} must be a table")
+        hints = get_type_hints(kind)
+        for key in data:
+            if key not in hints:
+                where = f"{path}.{key}" if path else key
+                raise FlowtagError(
+                    f"unknown key {where}", f"known here: {', '.join(sorted(hints))}"
+                )
+        return kind(
+            **{
+                key: _value(hints[key], value, f"{path}.{key}" if path else key)
+                for key, value in data.items()
+            }
+        )
+    if get_origin(kind) is tuple:
+        if not isinstance(data, list):
+            raise FlowtagError(f"{path} must be a list")
+        return tuple(_value(get_args(kind)[0], item, f"{path}[]") for item in data)
+    if type(data) is not kind:
+        raise FlowtagError(f"{path} must be of type {kind.__name__}, not {type(data).__name__}")
+    return data
+
+
+def dump(config: Config) -> str:
+    """`config` as TOML, every key stated."""
+    lines: list[str] = []
+    for section in dataclasses.fields(config):
+        lines.append(f"[{section.name}]")
+        table = getattr(config, section.name)
+        lines += [f"{e.name} = {_toml(getattr(table, e.name))}" for e in dataclasses.fields(table)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return str(value)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The walk of the cgroup tree: marks what lies below engines' roots, and finds unclaimed containers.
+
+The kernel program on mkdir goes on from there: whatever is made below a marked cgroup inherits its
+mark. So a parent is marked before its children are listed; a child made meanwhile is either listed or
+has inherited.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+import structlog
+
+from bpf import abi, syscall
+from bpf.syscall import Map
+from exporter.config import Config
+from identity import cgroup, claim, engines, netns
+from identity.pinned import open_map
+from identity.workload import KIND_CONTAINER, Workload, new_id
+
+RECONCILED = abi.SOURCES.index("reconciled")
+
+
+class Walk:
+    """One walk over the tree mounted at `mount`; `found` counts the containers it claimed."""
+
+    def __init__(self, config: Config, mount: str) -> None:
+        self.found = 0
+        self._mount = mount
+        self._extra = config.host.engine_roots
+        self._locks = os.path.join(config.host.run_directory, "lock")
+        self._pins = config.host.pin_directory
+        self._host_netns = netns.host_cookie()
+        self._log = structlog.get_logger()
+
+    def run(self) -> bool:
+        """Walk everything; False if a map had no room, so that ft_cgroup stays incomplete."""
+        with (
+            open_map("ft_workload", self._pins) as self._workloads,
+            open_map("ft_cgroup", self._pins) as self._cgroups,
+            open_map("ft_netns", self._pins) as self._netns,
+        ):
+            try:
+                self._look_for_roots(self._mount, "", 0)
+            except OSError as error:
+                if error.errno not in (errno.E2BIG, errno.ENOMEM):
+                    raise
+                self._log.warning("a map is full: host flows are nobody's", map=error.filename)
+                return False
+        return True
+
+    def _children(self, directory: str) -> list[str]:
+        """Names of the cgroups directly below; one that vanished has none."""
+        try:
+            with os.scandir(directory) as entries:
+                return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
+
+    def _look_for_roots(self, directory: str, path: str, level: int) -> None:
+        for name in self._children(directory):
+            below, below_path = f"{directory}/{name}", f"{path}/{name}"
+            if engines.is_root(name, level + 1, self._extra):
+                self._mark(below, below_path, abi.OWNER_UNCLAIMED)
+            else:
+                self._look_for_roots(below, below_path, level + 1)
+
+    def _mark(self, directory: str, path: str, owner: int) -> None:
+        """Give a cgroup and everything below its owner; a container among them its own."""
+        try:
+            number = cgroup.id_of(directory)
+        except FileNotFoundError:
+            return
+        if owner == abi.OWNER_UNCLAIMED:
+            owner = self._identify(directory, path, number)
+        else:
+            self._write_if_unclaimed(self._cgroups, number, owner, abi.FLAG_INHERITED)
+        for name in self._children(directory):
+            self._mark(f"{directory}/{name}", f"{path}/{name}", owner)
+
+    def _identify(self, directory: str, path: str, number: int) -> int:
+        """The owner of a cgroup below a root: what is claimed, a container found, or UNCLAIMED."""
+        key = abi.ID.pack(number)
+        value = self._cgroups.get(key)
+        if value is None:
+            mark = claim.Claim(abi.OWNER_UNCLAIMED, _now())
+            try:
+                self._cgroups.update(key, mark.pack(), syscall.NOEXIST)
+            except FileExistsError:
+                value = self._cgroups.get(key)
+        if value is not None:
+            owner = claim.Claim.unpack(value).workload
+            if owner != abi.OWNER_UNCLAIMED:
+                return owner
+        container = engines.container(path)
+        if container is None or not cgroup.populated(directory):
+            return abi.OWNER_UNCLAIMED
+        return self._adopt(directory, number, container)
+
+    def _adopt(self, directory: str, number: int, container: engines.Found) -> int:
+        """Write the identity of a container that was there before us: entry first, keys last."""
+        workload = Workload(
+            id=new_id(),
+            start=_now(),
+            kind=KIND_CONTAINER,
+            source=RECONCILED,
+            state=abi.STATES.index("unverified"),
+            container_id=container.container_id,
+            runtime=container.runtime,
+        )
+        self._workloads.update(abi.ID.pack(workload.id), workload.pack())
+        if not self._write_if_unclaimed(
+            self._cgroups, number, workload.id, abi.FLAG_RECONCILED
+        ):
+            # The hook was quicker.
+            self._workloads.delete(abi.ID.pack(workload.id))
+            value = self._cgroups.get(abi.ID.pack(number))
+            return claim.Claim.unpack(value).workload if value else abi.OWNER_UNCLAIMED
+        self.found += 1
+        space = self._namespace(directory)
+        if space is not None and space != self._host_netns:
+            mark = claim.Claim(workload.id, workload.start, 0, abi.FLAG_RECONCILED)
+            claim.claim_netns(self._netns, space, mark, self._locks)
+        return workload.id
+
+    def _write_if_unclaimed(self, keys: Map, number: int, owner: int, flags: int) -> bool:
+        """Claim a key that is nobody's yet; False if it is somebody's."""
+        key = abi.ID.pack(number)
+        with claim.Stripe(self._locks, number):
+            value = keys.get(key)
+            if value is not None and claim.Claim.unpack(value).workload != abi.OWNER_UNCLAIMED:
+                return False
+            keys.update(key, claim.Claim(owner, _now(), 0, flags).pack())
+        return True
+
+    def _namespace(self, directory: str) -> int | None:
+        """The network namespace of a cgroup's first process, itself or below; None if all have gone."""
+        for place, _, _ in os.walk(directory):
+            try:
+                with open(f"{place}/cgroup.procs", encoding="ascii") as file:
+                    for pid in file:
+                        return netns.cookie(int(pid))
+            except OSError:
+                continue
+        return None
+
+
+def _now() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exporter: takes the kernel side over, then turns the ring into records until told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+
+from bpf.error import FlowtagError
+from bpf.syscall import Map
+from exporter import containers, counters, host, log, programs, records
+from exporter.config import Config
+from exporter.directories import prepare
+from exporter.lock import Lock
+from exporter.ring import Batch, Ring
+from exporter.workloads import Workloads
+from identity import cgroup, engines, netns
+from identity.pinned import open_map
+
+Format = Callable[[Batch], str]
+
+
+class ClosedOutput(Exception):
+    """Whoever read our standard output has gone: the end, and no error."""
+
+
+def run(config: Config, output: str, seconds: float | None) -> int:
+    """Run in the foreground for `seconds` (None: until SIGINT or SIGTERM); `output` is json, table or none."""
+    log.configure()
+    logger = structlog.get_logger()
+    stop = _Stop(seconds)
+    prepare(config)
+    with (
+        Lock(config.host.run_directory),
+        programs.Programs(
+            _knobs(config), config.host.pin_directory, config.exporter.ring_bytes
+        ) as loaded,
+        open_map("ft_workload", config.host.pin_directory) as workload_map,
+        open_map("ft_count", config.host.pin_directory) as count_map,
+    ):
+        loaded.attach(programs.CGROUP_PROGRAMS)
+        loaded.host_workload.set(host.claim_host(workload_map))
+        found = _walk(config, loaded)
+        loaded.attach(programs.FLOW_PROGRAMS)
+        logger.info("attached", containers_found=found, pins=config.host.pin_directory)
+        try:
+            with Ring(loaded.map_fd("ft_events")) as ring:
+                written = _drain(config, loaded, ring, _format(output, ring, workload_map), stop)
+        finally:
+            totals = counters.read(count_map)
+            totals["recursion_misses"] = sum(
+                counters.recursion_misses(fd) for fd in loaded.program_fds().values()
+            )
+            logger.info("counters since the maps were made", **totals)
+        logger.info("stopped", records_written=written)
+    return 0
+
+
+class _Stop:
+    """True once a signal came or the time is over."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._end = None if seconds is None else time.monotonic() + seconds
+        self._signalled = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._signal)
+
+    def _signal(self, number: int, frame: FrameType | None) -> None:
+        self._signalled = True
+
+    def __bool__(self) -> bool:
+        return self._signalled or (self._end is not None and time.monotonic() >= self._end)
+
+
+def _knobs(config: Config) -> programs.Knobs:
+    return programs.Knobs(
+        host_netns=netns.host_cookie(),
+        host_needs_claim=cgroup.mount_point() is None and config.host.host_network_containers,
+        roots=engines.roots(config.host.engine_roots),
+        activators=config.host.activators,
+    )
+
+
+def _walk(config: Config, loaded: programs.Programs) -> int:
+    """Bring ft_cgroup up to the tree; returns how many containers were found without a claim."""
+    mount = cgroup.mount_point()
+    if mount is None:
+        return 0
+    gaps = loaded.gaps.get()
+    walk = containers.Walk(config, mount)
+    if walk.run():
+        loaded.close_gaps(gaps)
+    return walk.found
+
+
+def _format(output: str, ring: Ring, workload_map: Map) -> Format:
+    workloads = Workloads(workload_map)
+    if output == "none":
+        return lambda batch: ""
+    if output == "table":
+        _write(records.HEADER)
+        return lambda batch: records.table(batch, workloads)
+    origin = records.Origin(host.host_id(), host.boot_id(), ring.id)
+    return lambda batch: records.json_lines(batch, workloads, origin)
+
+
+def _drain(
+    config: Config, loaded: programs.Programs, ring: Ring, text: Format, stop: _Stop
+) -> int:
+    """Until `stop`: what is in the ring goes out, and only then its room back to the kernel."""
+    written = 0
+    walked = time.monotonic()
+    last = False
+    while not last:
+        last = bool(stop)
+        if not last:
+            ring.wait(config.exporter.drain_ms / 1000)
+        while True:
+            batch = ring.take()
+            if batch.count == 0:
+                break
+            try:
+                _write(text(batch))
+            except ClosedOutput:
+                return written
+            ring.release(batch.end)
+            written += len(batch.records)
+        if loaded.degraded() and time.monotonic() - walked > 1:
+            _walk(config, loaded)
+            walked = time.monotonic()
+    return written
+
+
+def _write(text: str) -> None:
+    """To standard output, whole; records that could not be written stay in the ring."""
+    data = memoryview(text.encode())
+    try:
+        while data:
+            data = data[os.write(sys.stdout.fileno(), data) :]
+    except BrokenPipeError:
+        raise ClosedOutput from None
+    except OSError as error:
+        raise FlowtagError(
+            f"writing records to standard output: {error.strerror}",
+            "what was not written stays in the ring for the next run",
+        ) from None
+
+

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ring buffer ft_events, mapped into the process and read as columns.
+
+Every record has one size, so what lies between the consumer and the producer position is one array;
+the kernel maps the data pages twice in a row, so it never wraps. Source: kernel/bpf/ringbuf.c.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpf import abi
+from bpf.error import FlowtagError
+from bpf.syscall import Map
+
+BUSY = 1 << 31
+DISCARDED = 1 << 30
+HEADER = 8
+STRIDE = HEADER + abi.EVENT.size
+
+Columns = NDArray[Any]
+"""A structured array, one element a record, with the fields of struct ft_event."""
+
+
+def _dtype() -> np.dtype[Any]:
+    """struct ft_event behind its ring header, with the kernel's offsets."""
+    names, formats, offsets = ["header"], ["u4"], [0]
+    offset = HEADER
+    for name, code in abi.EVENT.fields:
+        layout = abi.Layout("", ("field", code))
+        if name != "pad":
+            names.append(name)
+            formats.append(
+                f"V{layout.size}" if code.endswith("s") else f"u{layout.size}"
+            )
+            offsets.append(offset)
+        offset += layout.size
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": STRIDE})
+
+
+DTYPE = _dtype()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records taken from the ring: `records` in ring order, `sequence` counting each in its ring.
+
+    count is how many were looked at, discarded ones included; end is the consumer position after
+    them: Ring.release(end) gives their room back to the kernel.
+    """
+
+    records: Columns
+    sequence: NDArray[np.uint64]
+    count: int
+    end: int
+
+
+def cut(data: NDArray[np.uint8], begin: int) -> Batch:
+    """The records in `data`, whole strides that begin at ring position `begin`.
+
+    Ends before the first record that is still being written; passes discarded ones over.
+    """
+    view = data.view(DTYPE)
+    header = view["header"]
+    busy = np.flatnonzero(header & BUSY)
+    count = int(busy[0]) if len(busy) else len(view)
+    kept = np.flatnonzero((header[:count] & DISCARDED) == 0)
+    sequence = (begin // STRIDE + kept).astype(np.uint64)
+    return Batch(view[kept], sequence, count, begin + count * STRIDE)
+
+
+class Ring:
+    """The consumer's side. A context manager; only one consumer may exist at a time."""
+
+    def __init__(self, fd: int) -> None:
+        info = Map(os.dup(fd), "ft_events")
+        with info:
+            self.id = info.id
+            self.size = info.max_entries
+        page = mmap.PAGESIZE
+        self._fd = fd
+        self._consumer_page = mmap.mmap(fd, page)
+        self._producer_page = mmap.mmap(
+            fd, page + 2 * self.size, prot=mmap.PROT_READ, offset=page
+        )
+        self._consumer = np.frombuffer(self._consumer_page, np.uint64, 1)
+        self._producer = np.frombuffer(self._producer_page, np.uint64, 1)
+        self._data = np.frombuffer(self._producer_page, np.uint8, 2 * self.size, page)
+        self._poll = select.epoll()
+        self._poll.register(fd, select.EPOLLIN)
+        self._check()
+
+    def _check(self) -> None:
+        """A consumer ahead of the producer, or off a record's beginning, would stop the ring for ever."""
+        consumer, producer = int(self._consumer[0]), int(self._producer[0])
+        if consumer > producer or producer - consumer > self.size or consumer % STRIDE:
+            raise FlowtagError(
+                f"reading the ring ft_events: consumer position {consumer} does not fit the producer's"
+                f" {producer} (ring of {self.size} bytes, records of {STRIDE})",
+                "remove the pin of ft_events and the links, then start the exporter again",
+            )
+
+    def __enter__(self) -> Ring:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._poll.close()
+        del self._data, self._consumer, self._producer
+        self._consumer_page.close()
+        self._producer_page.close()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep; shorter only if the ring is more than half full."""
+        self._poll.poll(seconds)
+
+    def fill(self) -> float:
+        """How full the ring is, 0 to 1."""
+        return float((int(self._producer[0]) - int(self._consumer[0])) / self.size)
+
+    def take(self, limit: int = 1 << 16) -> Batch:
+        """Copy at most `limit` records out, up to the first that is still being written."""
+        begin = int(self._consumer[0])
+        count = min((int(self._producer[0]) - begin) // STRIDE, limit)
+        return cut(self._data[begin % self.size :][: count * STRIDE], begin)
+
+    def release(self, end: int) -> None:
+        """Give the room up to position `end` back to the kernel."""
+        self._consumer[0] = end
