@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records as text: every name of the contract, null for what is unknown, one line each."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bpf import abi
+from exporter import records
+from exporter.ring import DTYPE, Batch
+from exporter.workloads import Workloads
+from identity import address
+from identity.workload import KIND_CONTAINER, Workload
+
+ORIGIN = records.Origin("host-id", "boot-id", 7)
+OWNER = 1 << 40
+NAMES = [
+    "kind", "time_open", "time_start", "time_end", "local_address", "local_port", "peer_address",
+    "peer_port", "peer_address_v4", "role", "end_reason", "bytes_sent", "bytes_received",
+    "segments_sent", "segments_received", "segments_retransmitted", "connect_us", "rtt_us",
+    "rtt_min_us", "workload", "workload_kind", "app", "namespace", "pod", "container",
+    "container_id", "image", "runtime", "labels", "attributed_by", "unattributed_reason",
+    "attributed_at", "adopted", "identity_source", "identity_state", "pid", "comm", "peer_workload",
+    "host_id", "boot_id", "ring", "batch", "sequence", "flow_id", "cgroup_id", "netns",
+]  # fmt: skip
+
+
+class OneWorkload(Workloads):
+    """Workloads without a map: the kernel tests read the real one."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+
+    def get(self, workload_id: int) -> Workload | None:
+        return self._workload if workload_id == self._workload.id > 0 else None
+
+
+def batch(**values: Any) -> Batch:
+    rows = np.zeros(1, DTYPE)
+    values = {
+        "kind": 1,
+        "local_address": np.void(address.from_text("192.0.2.1")),
+        "peer_address": np.void(address.from_text("2001:db8::1")),
+        **values,
+    }
+    for name, value in values.items():
+        rows[name] = value
+    return Batch(rows, np.array([41], np.uint64), 1, 0)
+
+
+def record(workload: Workload | None = None, **values: Any) -> dict[str, Any]:
+    text = records.json_lines(batch(**values), OneWorkload(workload or Workload()), ORIGIN)
+    assert text.count("\n") == 1
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_json_has_every_name_of_the_contract() -> None:
+    assert sorted(record()) == sorted(NAMES)
+
+
+def test_json_unknown_is_null() -> None:
+    found = record(
+        connect_us=abi.UNKNOWN32, rtt_us=abi.UNKNOWN32, rtt_min_us=abi.UNKNOWN32, reason=8
+    )
+    for name in ("connect_us", "rtt_us", "rtt_min_us", "role", "workload", "pid", "comm", "app"):
+        assert found[name] is None, name
+    assert found["workload_kind"] == "none"
+    assert found["attributed_by"] == "none"
+    assert found["attributed_at"] is None
+    assert found["unattributed_reason"] == "no_claim"
+
+
+def test_json_workload_names() -> None:
+    workload = Workload(
+        id=OWNER, kind=KIND_CONTAINER, source=1, state=1, container="web", container_id="ab" * 32
+    )
+    found = record(workload, owner=OWNER, rule=1, flags=abi.FLOW_ATTR_AT_CLOSE, role=2)
+    assert found["workload"] == "web"
+    assert found["workload_kind"] == "container"
+    assert found["identity_source"] == "hook"
+    assert found["attributed_by"] == "cgroup"
+    assert found["attributed_at"] == "close"
+    assert found["unattributed_reason"] is None
+    assert found["role"] == "server"
+
+
+def test_json_addresses_ids_and_times() -> None:
+    found = record(cgroup_id=1 << 60, netns=5, cookie=9, generation=2, time_end=1)
+    assert found["local_address"] == "192.0.2.1"
+    assert found["peer_address"] == "2001:db8::1"
+    assert found["cgroup_id"] == str(1 << 60)
+    assert found["netns"] == "5"
+    assert found["flow_id"] == "host-id/boot-id/9/2"
+    assert found["sequence"] == 41
+    assert len(found["time_end"]) == len("2026-11-23T23:05:13.123456789Z")
+    assert found["time_end"].endswith("Z")
+
+
+def test_json_adopted_has_no_opening() -> None:
+    found = record(flags=abi.FLOW_ADOPTED, time_open=5)
+    assert found["adopted"] is True
+    assert found["time_open"] is None
+    assert found["time_start"] is None
+
+
+@given(st.binary(min_size=16, max_size=16))
+def test_json_comm_is_untrusted(comm: bytes) -> None:
+    found = record(comm=np.void(comm))
+    assert found["comm"] is None or isinstance(found["comm"], str)
+
+
+@given(st.text())
+def test_json_workload_name_is_untrusted(name: str) -> None:
+    found = record(Workload(id=OWNER, container=name, container_id="x"), owner=OWNER)
+    assert isinstance(found["workload"], str)
+
+
+def test_codes_of_a_newer_version_do_not_raise() -> None:
+    codes: dict[str, Any] = dict.fromkeys(("kind", "end_reason", "rule", "reason", "role"), 200)
+    assert record(**codes)["end_reason"] == "unknown"
+    assert records.table(batch(**codes), OneWorkload(Workload())).count("?") == 3
+
+
+def test_no_records_no_text() -> None:
+    empty = Batch(np.zeros(0, DTYPE), np.zeros(0, np.uint64), 0, 0)
+    assert records.json_lines(empty, OneWorkload(Workload()), ORIGIN) == ""
+    assert records.table(empty, OneWorkload(Workload())) == ""
