@@ -23,6 +23,7 @@ OWNER_SPECIAL = 0xFFFF
 FLAG_INHERITED = 1
 FLAG_NO_CGROUP = 2
 FLAG_RECONCILED = 4
+FLAG_ONCE = 8
 
 FLOW_ADOPTED = 1
 FLOW_ACTIVATED = 2
@@ -31,7 +32,7 @@ FLOW_ATTR_AT_CLOSE = 8
 
 # Names by code, as records and dumps print them; index 0 is "nothing".
 OWNER_SPECIALS = ("none", "unclaimed", "translator", "contested", "host_slot")
-OWNER_FLAGS = {"inherited": 1, "no_cgroup": 2, "reconciled": 4}
+OWNER_FLAGS = {"inherited": 1, "no_cgroup": 2, "reconciled": 4, "once": 8}
 NETNS_KINDS = ("none", "container", "translator", "host")
 WORKLOAD_KINDS = ("none", "container", "pod", "host")
 SOURCES = (
@@ -82,7 +83,7 @@ COUNTERS = (
     "cgroup_unclaimed",
     "cgroup_tombstoned",
     "cgroup_full",
-    "port_consumed",
+    "consumed",
 )
 COUNTER_SLOTS = 16
 
@@ -108,9 +109,7 @@ class Layout:
 
 
 ID = Layout("__u64", ("id", "Q"))
-OWNER = Layout(
-    "ft_owner", ("workload", "Q"), ("since", "Q"), ("until", "Q"), ("flags", "I"), ("pad", "4x")
-)
+OWNER = Layout("ft_owner", ("workload", "Q"), ("since", "Q"), ("until", "Q"), ("flags", "I"), ("pad", "4x"))
 NETNS = Layout(
     "ft_netns",
     ("workload", "Q"),
@@ -129,9 +128,7 @@ PORT_KEY = Layout(
     ("protocol", "B"),
     ("pad", "5x"),
 )
-ADDR_KEY = Layout(
-    "ft_addr_key", ("prefix_len", "I"), ("address", "16s"), ("port", "2s"), ("pad", "2x")
-)
+ADDR_KEY = Layout("ft_addr_key", ("prefix_len", "I"), ("address", "16s"), ("port", "2s"), ("pad", "2x"))
 WORKLOAD = Layout(
     "ft_workload",
     ("id", "Q"),
@@ -185,9 +182,7 @@ EVENT = Layout(
 )
 ROOT_MAX = 32
 ROOT = Layout("ft_root", ("name", "32s"), ("len", "I"), ("prefix", "I"))
-CONFIG_HEAD = Layout(
-    "ft_config", ("host_netns", "Q"), ("host_needs_claim", "I"), ("roots", "I")
-)
+CONFIG_HEAD = Layout("ft_config", ("host_netns", "Q"), ("host_needs_claim", "I"), ("roots", "I"))
 COMM_LEN = 16
 STATE = Layout("ft_state", ("host_workload", "Q"), ("gaps", "Q"), ("gaps_closed", "Q"))
 
@@ -199,6 +194,8 @@ FLOW = Layout(
     "ft_flow",
     ("time_open", "Q"),
     ("owner", "Q"),
+    ("published", "Q"),
+    ("published_since", "Q"),
     ("closed", "I"),
     ("generation", "I"),
     ("connect_us", "I"),
@@ -207,7 +204,8 @@ FLOW = Layout(
     ("rule", "B"),
     ("reason", "B"),
     ("flags", "B"),
-    ("pad", "4x"),
+    ("published_rule", "B"),
+    ("pad", "3x"),
     ("comm", "16s"),
 )
 MAPS: dict[str, tuple[int, Layout | None, Layout | None]] = {

@@ -47,6 +47,7 @@ int BPF_PROG(flowtag_mkdir, struct cgroup *cgroup, const char *path)
 	if (parent) {
 		owner.workload = parent->workload;
 		owner.flags = parent->flags | FT_OWNER_INHERITED;
+		owner.until = parent->until; /* an ended claim does not come back to life */
 	} else if (engine_root(cgroup)) {
 		owner.workload = FT_OWNER_UNCLAIMED;
 	} else {

@@ -51,26 +51,6 @@ static __always_inline __u8 end_reason(const struct sock *sk, int oldstate)
 	return FT_END_UNKNOWN;
 }
 
-static __always_inline void copy_addresses(struct ft_event *e, const struct sock *sk,
-					   const struct tcp_sock *tp)
-{
-	const struct sock_common *c = &sk->__sk_common;
-
-	if (c->skc_family == AF_INET6) {
-		__builtin_memcpy(e->local_address, &c->skc_v6_rcv_saddr, 16);
-		__builtin_memcpy(e->peer_address, &c->skc_v6_daddr, 16);
-	} else {
-		__u32 words[4] = { 0, 0, bpf_htonl(0xffff), c->skc_rcv_saddr };
-
-		__builtin_memcpy(e->local_address, words, 16);
-		words[3] = c->skc_daddr;
-		__builtin_memcpy(e->peer_address, words, 16);
-	}
-	/* skc_num is 0 by now for auto-bound and accepted sockets. */
-	e->local_port = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
-	e->peer_port = bpf_ntohs(c->skc_dport);
-}
-
 static __always_inline void copy_statistics(struct ft_event *e, const struct sock *sk,
 					    const struct tcp_sock *tp, __u8 role)
 {
@@ -131,7 +111,10 @@ static __always_inline void report(const struct sock *sk, const struct ft_flow *
 	e->flags = flow->flags;
 	e->end_reason = end_reason(sk, oldstate);
 	__builtin_memcpy(e->comm, flow->comm, sizeof(e->comm));
-	copy_addresses(e, sk, tp);
+	copy_local_address(e->local_address, sk);
+	copy_peer_address(e->peer_address, sk);
+	e->local_port = local_port(tp);
+	e->peer_port = bpf_ntohs(sk->__sk_common.skc_dport);
 	copy_statistics(e, sk, tp, flow->role);
 	count(FT_COUNT_RECORDS);
 	bpf_ringbuf_submit(e, wakeup());

@@ -11,9 +11,13 @@
 #include "flowtag.h"
 #include "kernel.h"
 #include "maps.h"
+#include "address.h"
+#include "claim.h"
+#include "translator.h"
 #include "owner.h"
 #include "cgroup.h"
 #include "event.h"
+#include "listener.h"
 
 /*
  * While one version takes over from another both programs see an event, one right after the other:
@@ -97,7 +101,7 @@ static __always_inline void own(const struct sock *sk, struct ft_flow *flow, __u
 {
 	struct verdict v = {};
 
-	resolve(&v, sk, flow->time_open, flow->flags);
+	resolve(&v, sk, flow);
 	if (!v.owner && (flow->flags & FT_FLOW_RESOLVED))
 		return; /* no better than before: the first reason stands */
 	flow->owner = v.owner;
@@ -128,31 +132,6 @@ static __always_inline void close(const struct sock *sk, struct ft_flow *flow, i
 	report(sk, flow, oldstate);
 }
 
-static __always_inline void listening(const struct sock *sk)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	char comm[FT_COMM_LEN] = {};
-	bool made_for_others = task->tgid == 1;
-
-	if (sk->__sk_common.skc_net.net->net_cookie != config.host_netns)
-		return;
-	bpf_get_current_comm(comm, sizeof(comm));
-	for (__u32 i = 0; i < FT_ROOT_MAX && i < config.activators && !made_for_others; i++) {
-		made_for_others = true;
-		for (__u32 j = 0; j < FT_COMM_LEN; j++) {
-			if (comm[j] != config.activator[i][j]) {
-				made_for_others = false;
-				break;
-			}
-			if (!comm[j])
-				break;
-		}
-	}
-	if (made_for_others &&
-	    !bpf_sk_storage_get(&ft_listener, (void *)sk, NULL, BPF_SK_STORAGE_GET_F_CREATE))
-		count(FT_COUNT_LOST_STORAGE);
-}
-
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(flowtag_state, const struct sock *sk, int oldstate, int newstate)
 {
@@ -171,7 +150,8 @@ int BPF_PROG(flowtag_state, const struct sock *sk, int oldstate, int newstate)
 		return 0;
 	}
 	if (newstate == TCP_LISTEN) {
-		listening(sk);
+		if (made_for_others(sk))
+			mark_listener(sk);
 		return 0;
 	}
 	flow = storage(sk, 0);
@@ -202,5 +182,33 @@ int BPF_PROG(flowtag_destroy, struct sock *sk)
 		count(FT_COUNT_RESCUED);
 		close(sk, flow, 0);
 	}
+	return 0;
+}
+
+/*
+ * Sockets that were there before us, one network namespace at a time: the iterator sees that of its
+ * maker only. It holds the socket's lock, so no transition comes in between.
+ */
+SEC("iter/tcp")
+int flowtag_adopt(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *common = ctx->sk_common;
+	struct tcp_sock *tp = common ? bpf_skc_to_tcp_sock(common) : NULL;
+	struct sock *sk = (struct sock *)tp;
+	struct ft_flow *flow;
+
+	if (!tp || sk->sk_protocol != IPPROTO_TCP || sk->__sk_common.skc_state == TCP_CLOSE)
+		return 0;
+	if (sk->__sk_common.skc_state == TCP_LISTEN) {
+		if (kept_for_others(sk))
+			mark_listener(sk);
+		return 0;
+	}
+	if (storage(sk, 0))
+		return 0;
+	flow = begin(sk, FT_ROLE_UNKNOWN,
+		     FT_FLOW_ADOPTED | (kept_for_others(sk) ? FT_FLOW_ACTIVATED : 0));
+	if (flow)
+		own(sk, flow, 0);
 	return 0;
 }

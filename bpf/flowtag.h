@@ -29,6 +29,7 @@ enum ft_owner_flag {
 	FT_OWNER_INHERITED = 1,	 /* copied from the parent cgroup at mkdir */
 	FT_OWNER_NO_CGROUP = 2,	 /* this workload's sockets carry no cgroup of its own */
 	FT_OWNER_RECONCILED = 4, /* written by the exporter, not by the hook */
+	FT_OWNER_ONCE = 8,	 /* in ft_port: for the next connect only, which consumes it */
 };
 
 enum ft_netns_kind {
@@ -129,8 +130,8 @@ enum ft_counter {
 	FT_COUNT_CGROUP_INHERITED = 8,
 	FT_COUNT_CGROUP_UNCLAIMED = 9,
 	FT_COUNT_CGROUP_TOMBSTONED = 10,
-	FT_COUNT_CGROUP_FULL = 11,   /* cgroups that ft_cgroup had no room for: degraded */
-	FT_COUNT_PORT_CONSUMED = 12, /* publications taken from ft_socket or ft_port */
+	FT_COUNT_CGROUP_FULL = 11, /* cgroups that ft_cgroup had no room for: degraded */
+	FT_COUNT_CONSUMED = 12,	   /* publications taken from ft_socket or ft_port */
 	FT_COUNT_MAX = 16,
 };
 
@@ -190,7 +191,9 @@ struct ft_workload {
 struct ft_flow {
 	__u64 time_open;
 	__u64 owner;
-	__u32 closed; /* set once, atomically, by whichever program reports the close */
+	__u64 published; /* workload that a translator published for this socket, kept with it */
+	__u64 published_since; /* when: a claim, so under the time test */
+	__u32 closed;	       /* set once, atomically, by whichever program reports the close */
 	__u32 generation;
 	__u32 connect_us;
 	__u32 pid;
@@ -198,7 +201,8 @@ struct ft_flow {
 	__u8 rule;
 	__u8 reason;
 	__u8 flags;
-	__u8 pad[4];
+	__u8 published_rule;
+	__u8 pad[3];
 	char comm[FT_COMM_LEN];
 };
 
@@ -249,8 +253,9 @@ struct ft_config {
 	__u32 roots;
 	struct ft_root root[FT_ROOT_MAX];
 	char activator[FT_ROOT_MAX][FT_COMM_LEN]; /* processes that listen for others */
+	__u64 activator_cgroup[FT_ROOT_MAX]; /* where they run: their listeners from before us */
 	__u32 activators;
-	__u32 pad;
+	__u32 activator_cgroups;
 };
 
 /*
@@ -268,7 +273,7 @@ _Static_assert(sizeof(struct ft_netns) == 40, "ft_netns");
 _Static_assert(sizeof(struct ft_port_key) == 32, "ft_port_key");
 _Static_assert(sizeof(struct ft_addr_key) == 24, "ft_addr_key");
 _Static_assert(sizeof(struct ft_workload) == 1240, "ft_workload");
-_Static_assert(sizeof(struct ft_flow) == 56, "ft_flow");
+_Static_assert(sizeof(struct ft_flow) == 72, "ft_flow");
 _Static_assert(sizeof(struct ft_event) == 168, "ft_event");
 _Static_assert(sizeof(struct ft_event) % 8 == 0, "records of one size keep the ring an array");
 _Static_assert(sizeof(struct ft_root) == 40, "ft_root");

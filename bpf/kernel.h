@@ -139,6 +139,10 @@ struct task_struct {
 	int tgid;
 };
 
+struct bpf_iter__tcp {
+	struct sock_common *sk_common;
+};
+
 #pragma clang attribute pop
 
 #endif

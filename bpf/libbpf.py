@@ -47,6 +47,7 @@ def _library() -> ctypes.CDLL:
         ("bpf_program__set_autoload", number, (pointer, ctypes.c_bool)),
         ("bpf_program__attach", pointer, (pointer,)),
         ("bpf_link__fd", number, (pointer,)),
+        ("bpf_iter_create", number, (number,)),
         ("bpf_link__pin", number, (pointer, text)),
         ("bpf_link__destroy", number, (pointer,)),
     ):
@@ -62,9 +63,7 @@ def _keep_log(level: int, form: bytes, arguments: int) -> int:
     try:
         if level == 0:
             room = ctypes.create_string_buffer(1 << 20)
-            ctypes.CDLL(None).vsnprintf(
-                room, ctypes.c_size_t(len(room)), form, ctypes.c_void_p(arguments)
-            )
+            ctypes.CDLL(None).vsnprintf(room, ctypes.c_size_t(len(room)), form, ctypes.c_void_p(arguments))
             _log.append(room.value.decode(errors="replace"))
     except Exception:
         return -1
@@ -185,6 +184,21 @@ class Object:
         result = self._lib.bpf_link__pin(link, os.fsencode(pin))
         if result:
             raise _failed(f"pinning the link of {name} at {pin}", result)
+
+    def iterate(self, name: str) -> None:
+        """Run an iterator program once over all there is in the calling thread's namespaces."""
+        link = self._lib.bpf_program__attach(self.programs[name])
+        if not link:
+            raise _failed(f"attaching iterator {name}")
+        try:
+            fd = self._lib.bpf_iter_create(self._lib.bpf_link__fd(link))
+            if fd < 0:
+                raise _failed(f"running iterator {name}", fd)
+            with open(fd, "rb", buffering=0) as run:
+                while run.read(4096):
+                    pass
+        finally:
+            self._lib.bpf_link__destroy(link)
 
 
 class Word:

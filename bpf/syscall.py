@@ -86,9 +86,7 @@ class Map:
         self.fd = fd
         self.name = name
         info = obj_info(fd, _MAP_INFO.size, name)
-        (self.type, self.id, self.key_size, self.value_size, self.max_entries, _, _) = (
-            _MAP_INFO.unpack(info)
-        )
+        (self.type, self.id, self.key_size, self.value_size, self.max_entries, _, _) = _MAP_INFO.unpack(info)
         if self.type == 6:  # BPF_MAP_TYPE_PERCPU_ARRAY
             self.value_size = (self.value_size + 7) // 8 * 8 * possible_cpus()
 
