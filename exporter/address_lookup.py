@@ -23,8 +23,8 @@ def parse(target: str) -> tuple[bytes, int | None]:
     host: str = target
     port: str | None = None
     if target.startswith("["):
-        host, _, tail = target[1:].partition("]")
-        if tail and not tail.startswith(":"):
+        host, end, tail = target[1:].partition("]")
+        if not end or (tail and not tail.startswith(":")):
             raise FlowtagError(f"looking up {target!r}: not an address", HINT)
         port = tail[1:] if tail else None
     elif target.count(":") == 1:
@@ -44,13 +44,15 @@ def parse_number(digits: str, most: int, target: str) -> int:
 def of_address(rest: str, config: Config, around: Surroundings) -> Verdict:
     packed, port = parse(rest)
     found = Verdict()
+    decided = False
     for order, name, key_text, rule, claim in _claims(packed, port, config, around):
         what = f"{name}: {key_text}: {entry.owner_text(claim, around)}"
         found.steps.append(what)
-        if found.owned:
-            found.lost.append(f"{what}: a more exact claim goes first")
+        if decided:
+            found.lost.append(f"{what}: a more exact claim goes first, dead or alive")
         elif order >= 0:
             verdict.judge(found, claim, rule, what)
+            decided = True
     if found.steps:
         found.steps.append("claims by address count only for sockets where translators live")
     else:
@@ -66,10 +68,10 @@ def _claims(
     found = []
     with open_map("ft_port", config.host.pin_directory) as ports:
         for raw_key, raw in ports.items():
-            held, _, number, _ = abi.PORT_KEY.unpack(raw_key)
+            held, cookie, number, _ = abi.PORT_KEY.unpack(raw_key)
             if held == packed and port in (None, number):
                 key = entry.key_text("ft_port", entry.key("ft_port", raw_key, around))
-                order = -1 if port is None else 1000
+                order = -1 if port is None else 1000 + bool(cookie)  # a namespace's own goes first
                 found.append((order, "ft_port", key, "port", entry.owner(raw, around)))
     with open_map("ft_addr", config.host.pin_directory) as addresses:
         for raw_key, raw in addresses.items():

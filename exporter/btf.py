@@ -9,10 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from struct import Struct
+from struct import error as StructError
 
 from bpf.error import FlowtagError
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
+HINT = "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y"
 
 _HEADER = Struct("=HBBIIIII")  # magic, version, flags, hdr_len, type_off, type_len, str_off, str_len
 _TYPE = Struct("=III")  # name_off, info, size or type
@@ -32,6 +34,17 @@ _TAIL = {
     17: (4, 0),
     19: (0, 12),
 }
+
+
+def require() -> None:
+    """FlowtagError where the kernel has no BTF: nothing can be loaded then, and libbpf says less."""
+    try:
+        with open(VMLINUX, "rb") as file:
+            if _HEADER.unpack(file.read(_HEADER.size))[0] == _MAGIC:
+                return
+    except (OSError, StructError):
+        pass
+    raise FlowtagError(f"loading the kernel programs: the kernel has no BTF in {VMLINUX}", HINT)
 
 
 def find(data: bytes, wanted: Iterable[str]) -> set[str]:

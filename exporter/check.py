@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -33,8 +32,8 @@ def check(config: Config, as_json: bool) -> int:
 
     found = [*run(check_host.CHECKS, config), *run(check_state.CHECKS, config)]
     if as_json:
-        json.dump({"healthy": healthy(found), "checks": [asdict(f) for f in found]}, sys.stdout, indent=2)
-        print()
+        checks = [asdict(finding) for finding in found]
+        print(json.dumps({"healthy": healthy(found), "checks": checks}, indent=2))
     else:
         print("\n".join(text(found)))
     return 0 if healthy(found) else 1

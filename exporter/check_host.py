@@ -48,7 +48,7 @@ def kernel(config: Config) -> Iterator[Finding]:
             FAIL,
             "kernel",
             f"{release} has no BTF ({btf.VMLINUX})",
-            "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+            btf.HINT,
         )
         return
     except FlowtagError as error:
@@ -56,7 +56,7 @@ def kernel(config: Config) -> Iterator[Finding]:
             FAIL,
             "kernel",
             f"{release}: {btf.VMLINUX}: {error}",
-            "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+            btf.HINT,
         )
         return
     missing = [name for name in NEEDS if name not in found]

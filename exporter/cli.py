@@ -24,7 +24,7 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     as_json.add_argument("--json", action="store_true", help="one JSON object instead of text")
 
     run = subparsers.add_parser("run", parents=[config], help="the exporter, in the foreground")
-    run.add_argument("--output", choices=("json", "table", "none"), default="none")
+    run.add_argument("--output", choices=("json", "table", "none"), default="table")
     run.add_argument("--for", dest="seconds", metavar="SECONDS", type=_seconds, help="stop after so long")
     run.set_defaults(run=_run)
 

@@ -38,6 +38,23 @@ class Host:
     )
     host_network_containers: bool = True
 
+    def __post_init__(self) -> None:
+        for key in ("pin_directory", "run_directory"):
+            path = getattr(self, key)
+            # The hook's settings are lines.
+            if not path.startswith("/") or not path.isprintable():
+                raise FlowtagError(f"host.{key} is {path!r}", "use an absolute path")
+        for name in self.engine_roots:
+            if not 0 < len(name.encode()) < abi.ROOT.size - 8 or "/" in name:
+                raise FlowtagError(
+                    f"host.engine_roots has {name!r}", "use the names of first-level cgroups, 1 to 31 bytes"
+                )
+        for name in self.activators:
+            if not 0 < len(name.encode()) < abi.COMM_LEN:
+                raise FlowtagError(
+                    f"host.activators has {name!r}", "use process names (/proc/PID/comm), 1 to 15 bytes"
+                )
+
 
 @dataclass(frozen=True, slots=True)
 class Exporter:
@@ -50,9 +67,9 @@ class Exporter:
     drain_ms: int = 100
 
     def __post_init__(self) -> None:
-        if self.ring_bytes < 4096 or self.ring_bytes & (self.ring_bytes - 1):
+        if not 4096 <= self.ring_bytes <= 1 << 30 or self.ring_bytes & (self.ring_bytes - 1):
             raise FlowtagError(
-                f"exporter.ring_bytes is {self.ring_bytes}", "use a power of two from 4096"
+                f"exporter.ring_bytes is {self.ring_bytes}", "use a power of two from 4096 to 2^30"
             )
         if not 1 <= self.drain_ms <= 60_000:
             raise FlowtagError(f"exporter.drain_ms is {self.drain_ms}", "use 1 to 60000")
@@ -95,9 +112,7 @@ def _value(kind: Any, data: Any, path: str) -> Any:
         for key in data:
             if key not in hints:
                 where = f"{path}.{key}" if path else key
-                raise FlowtagError(
-                    f"unknown key {where}", f"known here: {', '.join(sorted(hints))}"
-                )
+                raise FlowtagError(f"unknown key {where}", f"known here: {', '.join(sorted(hints))}")
         return kind(
             **{
                 key: _value(hints[key], value, f"{path}.{key}" if path else key)
@@ -130,6 +145,12 @@ def _toml(value: object) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        return '"' + "".join(_character(c) for c in value) + '"'
     return str(value)
+
+
+def _character(char: str) -> str:
+    """One character of a TOML basic string."""
+    if char in '"\\':
+        return "\\" + char
+    return char if char.isprintable() else f"\\U{ord(char):08x}"

@@ -24,11 +24,19 @@ from identity.workload import KIND_CONTAINER, Workload, new_id
 RECONCILED = abi.SOURCES.index("reconciled")
 
 
+# The hook has half a second; a container whose cgroup is younger may yet be claimed by it.
+HOOK_NS = 600_000_000
+
+
 class Walk:
-    """One walk over the tree mounted at `mount`; `found` counts the containers it claimed."""
+    """One walk over the tree mounted at `mount`.
+
+    found counts the containers that it claimed, waiting those that are still the hook's to claim.
+    """
 
     def __init__(self, config: Config, mount: str) -> None:
         self.found = 0
+        self.waiting = 0
         self._mount = mount
         self._extra = config.host.engine_roots
         self._locks = os.path.join(config.host.run_directory, "lock")
@@ -84,19 +92,24 @@ class Walk:
     def _identify(self, directory: str, path: str, number: int) -> int:
         """The owner of a cgroup below a root: what is claimed, a container found, or UNCLAIMED."""
         key = abi.ID.pack(number)
-        value = self._cgroups.get(key)
-        if value is None:
-            mark = claim.Claim(abi.OWNER_UNCLAIMED, _now())
-            try:
-                self._cgroups.update(key, mark.pack(), syscall.NOEXIST)
-            except FileExistsError:
-                value = self._cgroups.get(key)
-        if value is not None:
-            owner = claim.Claim.unpack(value).workload
-            if owner != abi.OWNER_UNCLAIMED:
-                return owner
+        marked = claim.Claim(abi.OWNER_UNCLAIMED, _now())
+        try:
+            self._cgroups.update(key, marked.pack(), syscall.NOEXIST)
+            age = HOOK_NS  # there before us, so no hook is at work on it
+        except FileExistsError:
+            value = self._cgroups.get(key)
+            if value is not None:
+                marked = claim.Claim.unpack(value)
+            if marked.workload != abi.OWNER_UNCLAIMED:
+                return marked.workload
+            age = _now() - marked.since
         container = engines.container(path)
-        if container is None or not cgroup.populated(directory):
+        if container is None:
+            return abi.OWNER_UNCLAIMED
+        if age < HOOK_NS:  # also an empty one: its first process may be on its way
+            self.waiting += 1
+            return abi.OWNER_UNCLAIMED
+        if not cgroup.populated(directory):
             return abi.OWNER_UNCLAIMED
         return self._adopt(directory, number, container)
 
@@ -112,9 +125,7 @@ class Walk:
             runtime=container.runtime,
         )
         self._workloads.update(abi.ID.pack(workload.id), workload.pack())
-        if not self._write_if_unclaimed(
-            self._cgroups, number, workload.id, abi.FLAG_RECONCILED
-        ):
+        if not self._write_if_unclaimed(self._cgroups, number, workload.id, abi.FLAG_RECONCILED):
             # The hook was quicker.
             self._workloads.delete(abi.ID.pack(workload.id))
             value = self._cgroups.get(abi.ID.pack(number))

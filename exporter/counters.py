@@ -19,9 +19,7 @@ def read(count_map: Map) -> dict[str, int]:
     totals: dict[str, int] = {}
     for index, name in enumerate(abi.COUNTERS):
         value = count_map.get(abi.INDEX.pack(index)) or b""
-        totals[name] = sum(
-            int.from_bytes(value[i : i + 8], "little") for i in range(0, len(value), 8)
-        )
+        totals[name] = sum(int.from_bytes(value[i : i + 8], "little") for i in range(0, len(value), 8))
     return totals
 
 

@@ -14,16 +14,18 @@ import structlog
 
 from bpf.error import FlowtagError
 from bpf.syscall import Map
-from exporter import containers, counters, host, log, programs, records
+from exporter import counters, garbage, host, log, programs, records
 from exporter.config import Config
 from exporter.directories import prepare
 from exporter.lock import Lock
+from exporter.reconcile import Reconciler
 from exporter.ring import Batch, Ring
 from exporter.workloads import Workloads
 from identity import cgroup, engines, netns
 from identity.pinned import open_map
 
 Format = Callable[[Batch], str]
+COLLECT_SECONDS = 30
 
 
 class ClosedOutput(Exception):
@@ -31,27 +33,27 @@ class ClosedOutput(Exception):
 
 
 def run(config: Config, output: str, seconds: float | None) -> int:
-    """Run in the foreground for `seconds` (None: until SIGINT or SIGTERM); `output` is json, table or none."""
+    """Run for `seconds` (None: until SIGINT or SIGTERM); `output` is json, table or none."""
     log.configure()
     logger = structlog.get_logger()
     stop = _Stop(seconds)
     prepare(config)
     with (
         Lock(config.host.run_directory),
-        programs.Programs(
-            _knobs(config), config.host.pin_directory, config.exporter.ring_bytes
-        ) as loaded,
+        programs.Programs(_knobs(config), config.host.pin_directory, config.exporter.ring_bytes) as loaded,
         open_map("ft_workload", config.host.pin_directory) as workload_map,
         open_map("ft_count", config.host.pin_directory) as count_map,
     ):
         loaded.attach(programs.CGROUP_PROGRAMS)
         loaded.host_workload.set(host.claim_host(workload_map))
-        found = _walk(config, loaded)
+        reconciler = Reconciler(config, loaded, count_map)
+        reconciler.tick()
         loaded.attach(programs.FLOW_PROGRAMS)
-        logger.info("attached", containers_found=found, pins=config.host.pin_directory)
+        visited = loaded.adopt()
+        logger.info("attached", pins=config.host.pin_directory, namespaces=visited)
         try:
             with Ring(loaded.map_fd("ft_events")) as ring:
-                written = _drain(config, loaded, ring, _format(output, ring, workload_map), stop)
+                written = _drain(config, ring, _format(output, ring, workload_map), reconciler, stop)
         finally:
             totals = counters.read(count_map)
             totals["recursion_misses"] = sum(
@@ -87,18 +89,6 @@ def _knobs(config: Config) -> programs.Knobs:
     )
 
 
-def _walk(config: Config, loaded: programs.Programs) -> int:
-    """Bring ft_cgroup up to the tree; returns how many containers were found without a claim."""
-    mount = cgroup.mount_point()
-    if mount is None:
-        return 0
-    gaps = loaded.gaps.get()
-    walk = containers.Walk(config, mount)
-    if walk.run():
-        loaded.close_gaps(gaps)
-    return walk.found
-
-
 def _format(output: str, ring: Ring, workload_map: Map) -> Format:
     workloads = Workloads(workload_map)
     if output == "none":
@@ -110,12 +100,10 @@ def _format(output: str, ring: Ring, workload_map: Map) -> Format:
     return lambda batch: records.json_lines(batch, workloads, origin)
 
 
-def _drain(
-    config: Config, loaded: programs.Programs, ring: Ring, text: Format, stop: _Stop
-) -> int:
+def _drain(config: Config, ring: Ring, text: Format, reconciler: Reconciler, stop: _Stop) -> int:
     """Until `stop`: what is in the ring goes out, and only then its room back to the kernel."""
     written = 0
-    walked = time.monotonic()
+    collected = time.monotonic()
     last = False
     while not last:
         last = bool(stop)
@@ -131,9 +119,10 @@ def _drain(
                 return written
             ring.release(batch.end)
             written += len(batch.records)
-        if loaded.degraded() and time.monotonic() - walked > 1:
-            _walk(config, loaded)
-            walked = time.monotonic()
+        reconciler.tick()
+        if time.monotonic() - collected > COLLECT_SECONDS:
+            garbage.Collector(config, garbage.now()).run()
+            collected = time.monotonic()
     return written
 
 
@@ -150,5 +139,3 @@ def _write(text: str) -> None:
             f"writing records to standard output: {error.strerror}",
             "what was not written stays in the ring for the next run",
         ) from None
-
-

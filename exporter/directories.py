@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from bpf.error import FlowtagError
-from exporter import mount
+from bpf.error import FlowtagError, LoadError
+from exporter import btf, mount
 from exporter.config import Config
 from exporter.programs import create_maps
 from identity import cgroup, netns
@@ -19,17 +19,22 @@ from identity.claim import STRIPES
 def prepare(config: Config) -> list[str]:
     """Make what is missing of it; returns what was made, as paths."""
     host = config.host
+    if os.geteuid() != 0:
+        raise FlowtagError(
+            f"making the pin directory {host.pin_directory}: not permitted to user {os.geteuid()}",
+            "run as root",
+        )
     on = mount.holding(host.pin_directory)
     if on.kind != "bpf":
         raise FlowtagError(
             f"making the pin directory {host.pin_directory}: no bpf file system there, but {on.kind}",
             "mount -t bpf bpf /sys/fs/bpf",
         )
-    made = [
-        os.path.join(host.pin_directory, name)
-        for name in create_maps(host.pin_directory, config.exporter.ring_bytes)
-    ]
+    btf.require()
+    _root_owned(on.place, host.pin_directory)
+    made = [os.path.join(host.pin_directory, name) for name in _maps(config)]
     try:
+        _root_owned(host.run_directory, host.run_directory)
         made += _run_directory(host.run_directory)
         made += _hook_settings(config)
     except OSError as error:
@@ -38,6 +43,29 @@ def prepare(config: Config) -> list[str]:
             "run as root; nothing else may write there",
         ) from None
     return made
+
+
+def _maps(config: Config) -> list[str]:
+    try:
+        return create_maps(config.host.pin_directory, config.exporter.ring_bytes)
+    except LoadError as error:
+        if not error.hint:
+            raise
+        raise FlowtagError(str(error), error.hint) from None  # rights: the log says nothing more
+
+
+def _root_owned(top: str, path: str) -> None:
+    """FlowtagError if a directory on the way is not root's: anybody may write to some bpf file systems."""
+    place = os.path.realpath(path)
+    while True:
+        if os.path.isdir(place) and os.stat(place).st_uid != 0:
+            raise FlowtagError(
+                f"using the directory {place}: it belongs to user {os.stat(place).st_uid}, not to root",
+                "see who made it, and remove it",
+            )
+        if len(place) <= len(os.path.realpath(top)):
+            return
+        place = os.path.dirname(place)
 
 
 def _run_directory(directory: str) -> list[str]:

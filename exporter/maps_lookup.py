@@ -73,7 +73,8 @@ def _pid(rest: str, config: Config, around: Surroundings) -> Verdict:
         raise FlowtagError(f"looking up pid:{pid}: no such process") from None
     except PermissionError as error:
         raise FlowtagError(
-            f"looking up pid:{pid}: {error.filename}: {error.strerror}", "run as root"
+            f"looking up pid:{pid}: {error.filename}: {error.strerror}",
+            "run as root; of a process with more capabilities than ours nobody learns more",
         ) from None
     found.steps.append("a socket keeps the cgroup in which it was made, also when its process moves")
     return found

@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
+import struct
 from dataclasses import dataclass
 
 from bpf import abi, libbpf
 from bpf.error import FlowtagError
+from exporter import namespaces
 from identity.pinned import open_map
 
 OBJECT = os.path.join(os.path.dirname(os.path.abspath(libbpf.__file__)), "flow.bpf.o")
@@ -30,13 +32,15 @@ class Knobs:
     """What the programs are told when they are loaded (struct ft_config).
 
     host_netns is the network namespace cookie of process 1; roots are (cgroup name, is a prefix);
-    activators are the names of processes whose listeners belong to others.
+    activators are the names of processes whose listeners belong to others, activator_cgroups the ids of
+    the cgroups that they run in.
     """
 
     host_netns: int
     host_needs_claim: bool
     roots: tuple[tuple[str, bool], ...]
     activators: tuple[str, ...]
+    activator_cgroups: tuple[int, ...] = ()
 
     def pack(self) -> bytes:
         """struct ft_config; FlowtagError where a list or a name is too long."""
@@ -52,7 +56,9 @@ class Knobs:
         for name in self.activators:
             data += name.encode()[: abi.COMM_LEN - 1].ljust(abi.COMM_LEN, b"\0")
         data += bytes(abi.COMM_LEN * (abi.ROOT_MAX - len(self.activators)))
-        return data + len(self.activators).to_bytes(4, "little") + bytes(4)
+        cgroups = self.activator_cgroups[: abi.ROOT_MAX]
+        data += struct.pack(f"={abi.ROOT_MAX}Q", *cgroups, *(0,) * (abi.ROOT_MAX - len(cgroups)))
+        return data + struct.pack("=II", len(self.activators), len(cgroups))
 
 
 def _own(path: str, mode: int) -> None:
@@ -161,6 +167,17 @@ class Programs:
     def close_gaps(self, gaps: int) -> None:
         """A whole walk that began when the counter `gaps` stood at this number is written."""
         self._gaps_closed.set(gaps)
+
+    def adopt(self) -> int:
+        """Take in the sockets that were there before us; returns how many namespaces were visited.
+
+        After FLOW_PROGRAMS are attached: what opens meanwhile is seen by them.
+        """
+        visited = 0
+        for fd in namespaces.every():
+            namespaces.inside(fd, lambda: self._object.iterate("flowtag_adopt"))
+            visited += 1
+        return visited
 
     def map_fd(self, name: str) -> int:
         return self._object.map_fd(name)

@@ -160,9 +160,7 @@ def json_lines(batch: Batch, workloads: Workloads, origin: Origin) -> str:
         "sequence": _numbers(batch.sequence),
         "flow_id": [
             f'{flow}{cookie}/{generation}"'
-            for cookie, generation in zip(
-                r["cookie"].tolist(), r["generation"].tolist(), strict=True
-            )
+            for cookie, generation in zip(r["cookie"].tolist(), r["generation"].tolist(), strict=True)
         ],
         "cgroup_id": _ids(r["cgroup_id"]),
         "netns": _ids(r["netns"]),

@@ -37,9 +37,7 @@ def _dtype() -> np.dtype[Any]:
         layout = abi.Layout("", ("field", code))
         if name != "pad":
             names.append(name)
-            formats.append(
-                f"V{layout.size}" if code.endswith("s") else f"u{layout.size}"
-            )
+            formats.append(f"V{layout.size}" if code.endswith("s") else f"u{layout.size}")
             offsets.append(offset)
         offset += layout.size
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": STRIDE})
@@ -87,9 +85,7 @@ class Ring:
         page = mmap.PAGESIZE
         self._fd = fd
         self._consumer_page = mmap.mmap(fd, page)
-        self._producer_page = mmap.mmap(
-            fd, page + 2 * self.size, prot=mmap.PROT_READ, offset=page
-        )
+        self._producer_page = mmap.mmap(fd, page + 2 * self.size, prot=mmap.PROT_READ, offset=page)
         self._consumer = np.frombuffer(self._consumer_page, np.uint64, 1)
         self._producer = np.frombuffer(self._producer_page, np.uint64, 1)
         self._data = np.frombuffer(self._producer_page, np.uint8, 2 * self.size, page)

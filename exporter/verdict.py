@@ -82,43 +82,49 @@ def of_socket(number: int, cookie: int, config: Config, around: Surroundings, ve
     home_text = "the host's" if at_home else "not the host's"
     verdict.steps.append(f"netns {cookie}: {home_text}")
     raw = get("ft_cgroup", abi.ID.pack(number), config)
-    if raw is not None:
-        claim = entry.owner(raw, around)
+    claim = None if raw is None else entry.owner(raw, around)
+    text = f"ft_cgroup has no entry for cgroup {number}"
+    if claim:
         text = f"ft_cgroup has cgroup {number}: {entry.owner_text(claim, around)}"
-        verdict.steps.append(text)
+    verdict.steps.append(text)
+    home = None if at_home else _namespace(cookie, config, around, verdict)
+    kind = home["kind"] if home else None
+    if kind == "translator" or (claim and int(claim["workload"]) == abi.OWNER_TRANSLATOR):
+        verdict.steps.append(
+            "a translator's: each socket belongs to whom ft_socket, else ft_port, else a block in ft_addr"
+            " says; look up its cookie or its local address and port"
+        )
+        verdict.refuse("unpublished")
+    elif claim:
         judge(verdict, claim, "cgroup", text)
+        if home and home["workload"] != claim["workload"]:
+            verdict.lost.append(f"netns {cookie}: {_of(home, around)}: the cgroup's entry goes first")
+    elif at_home:
+        _host(verdict, config, around)
+    elif home is None or kind != "container":
+        verdict.refuse("no_claim")
+    elif "no_cgroup" in home["flags"]:
+        judge(verdict, home, "netns", f"netns {cookie}: {_of(home, around)}")
     else:
-        verdict.steps.append(f"ft_cgroup has no entry for cgroup {number}")
-    if at_home:
-        if raw is None:
-            _host(verdict, config, around)
-    else:
-        _other_namespace(cookie, config, around, verdict, decided=raw is not None)
+        verdict.refuse("foreign_process")
+        verdict.lost.append(
+            f"netns {cookie}: {_of(home, around)}: a process without a claim of its own is not the"
+            " container's"
+        )
 
 
-def _other_namespace(
-    cookie: int, config: Config, around: Surroundings, verdict: Verdict, *, decided: bool
-) -> None:
+def _of(home: Explained, around: Surroundings) -> str:
+    return entry.value_text("ft_netns", home, around)
+
+
+def _namespace(cookie: int, config: Config, around: Surroundings, verdict: Verdict) -> Explained | None:
     raw = get("ft_netns", abi.ID.pack(cookie), config)
     if raw is None:
         verdict.steps.append(f"ft_netns has no entry for netns {cookie}")
-        if not decided:
-            verdict.refuse("no_claim")
-        return
+        return None
     home = entry.value("ft_netns", raw, around)
-    text = f"ft_netns has netns {cookie}: {entry.value_text('ft_netns', home, around)}"
-    verdict.steps.append(text)
-    if decided:
-        if verdict.claim is None or verdict.claim["workload"] != home["workload"]:
-            verdict.lost.append(f"{text}: the cgroup's entry goes first")
-    elif home["kind"] != "container" or not home["alive"]:
-        verdict.refuse("no_claim")
-        verdict.lost.append(f"{text}: not a living container's")
-    elif "no_cgroup" in home["flags"]:
-        judge(verdict, home, "netns", text)
-    else:
-        verdict.refuse("foreign_process")
-        verdict.lost.append(f"{text}: a process without a claim of its own is not the container's")
+    verdict.steps.append(f"ft_netns has netns {cookie}: {_of(home, around)}")
+    return home
 
 
 def _host(verdict: Verdict, config: Config, around: Surroundings) -> None:

@@ -45,9 +45,7 @@ class Workloads:
         """Read every entry again."""
         self._known.clear()
 
-    def column(
-        self, owners: NDArray[Any], text: Callable[[Workload | None], str]
-    ) -> list[str]:
+    def column(self, owners: NDArray[Any], text: Callable[[Workload | None], str]) -> list[str]:
         """`text` of each owner's workload, made once for each distinct owner."""
         distinct, index = np.unique(owners, return_inverse=True)
         made = [text(self.get(owner)) for owner in distinct.tolist()]

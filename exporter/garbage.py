@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Garbage collection: ends claims whose key is gone, and removes what has been ended long enough.
+
+A claim is removed only when its cgroup or namespace is gone, and after a grace: a socket may outlive
+both. A socket that is looked up later still finds its dead cgroup and is `expired`, never the host's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from bpf import abi, syscall
+from bpf.syscall import Map
+from exporter import namespaces
+from exporter.config import Config
+from identity import cgroup, incarnation, netns
+from identity.claim import Claim, Stripe
+from identity.pinned import open_map
+from identity.workload import Workload
+
+SECOND = 1_000_000_000
+KEY_GRACE = 60 * SECOND
+# Records of a workload's last sockets may come long after it; its names stay until room is needed.
+WORKLOAD_GRACE = 3600 * SECOND
+CROWDED = 0.75
+
+
+class Collector:
+    """One collection; `now` is CLOCK_BOOTTIME ns. removed counts entries by map."""
+
+    def __init__(self, config: Config, now: int) -> None:
+        self.removed = dict.fromkeys(("ft_cgroup", "ft_netns", "ft_workload"), 0)
+        self._config = config
+        self._now = now
+        self._locks = os.path.join(config.host.run_directory, "lock")
+
+    def run(self) -> None:
+        referenced = self._incarnations()
+        mount = cgroup.mount_point()
+        # Keys are read before the living are listed: what is made in between is not taken for dead.
+        with open_map("ft_cgroup", self._config.host.pin_directory) as cgroups:
+            entries = list(cgroups.items())
+            if mount is not None:
+                self._keys("ft_cgroup", cgroups, entries, living_cgroups(mount))
+            referenced |= _owners(cgroups)
+        with open_map("ft_netns", self._config.host.pin_directory) as spaces:
+            entries = list(spaces.items())
+            self._keys("ft_netns", spaces, entries, living_namespaces())
+            referenced |= _owners(spaces)
+        for name in ("ft_addr", "ft_port", "ft_socket"):
+            with open_map(name, self._config.host.pin_directory) as keys:
+                referenced |= _owners(keys)
+        self._workloads(referenced)
+
+    def _incarnations(self) -> set[int]:
+        """Workload ids that a file in live/ or pending/ still speaks of."""
+        run = self._config.host.run_directory
+        return {
+            found.workload.id
+            for directory in ("live", "pending")
+            for _, found in incarnation.every(os.path.join(run, directory))
+        }
+
+    def _keys(self, name: str, keys: Map, entries: list[tuple[bytes, bytes]], living: set[int]) -> None:
+        for key, value in entries:
+            number = int.from_bytes(key, "little")
+            claim = Claim.unpack(value)
+            if number in living or claim.kind in (
+                abi.NETNS_KINDS.index("translator"),
+                abi.NETNS_KINDS.index("host"),
+            ):
+                continue
+            if claim.until and self._now - claim.until < KEY_GRACE:
+                continue
+            with Stripe(self._locks, number):
+                if keys.get(key) != value:
+                    continue  # somebody was quicker
+                if claim.until:
+                    self.removed[name] += keys.delete(key)
+                else:
+                    claim.until = self._now
+                    keys.update(key, claim.pack(), syscall.EXIST)
+
+    def _workloads(self, referenced: set[int]) -> None:
+        with open_map("ft_workload", self._config.host.pin_directory) as workloads:
+            slot = workloads.get(abi.ID.pack(abi.OWNER_HOST_SLOT))
+            if slot is not None:
+                referenced.add(Workload.unpack(slot).id)
+            entries = list(workloads.items())
+            crowded = len(entries) > CROWDED * workloads.max_entries
+            grace = KEY_GRACE if crowded else WORKLOAD_GRACE
+            for key, value in entries:
+                workload = Workload.unpack(value)
+                if key == abi.ID.pack(abi.OWNER_HOST_SLOT) or workload.id in referenced:
+                    continue
+                if workload.end:
+                    if self._now - workload.end > grace:
+                        self.removed["ft_workload"] += workloads.delete(key)
+                elif self._now - workload.start > KEY_GRACE:  # a younger one's keys are on their way
+                    workloads.update(key, workload.replace(end=self._now).pack(), syscall.EXIST)
+
+
+def _owners(keys: Map) -> set[int]:
+    """The workloads that a map's claims name. Every claim's value begins with its workload."""
+    return {int.from_bytes(value[:8], "little") for _, value in keys.items()}
+
+
+def living_cgroups(mount: str) -> set[int]:
+    """The id of every cgroup in the tree."""
+    living = set()
+    for directory, _, _ in os.walk(mount):
+        try:
+            living.add(cgroup.id_of(directory))
+        except FileNotFoundError:
+            continue
+    return living
+
+
+def living_namespaces() -> set[int]:
+    """The cookie of every network namespace that a process is in or a mount keeps."""
+    living = set()
+    for fd in namespaces.every():
+        number = syscall.namespace_id(fd)
+        living.add(netns.cookie_inside(fd) if number is None else number)
+    return living
+
+
+def now() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network namespaces of this host: those that a process is in, and those that a mount keeps."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+from bpf import syscall
+
+_MOUNT = "nsfs"
+
+
+def _places() -> Iterator[str]:
+    """Paths under which network namespaces may be opened; many lead to the same one."""
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            yield f"/proc/{name}/ns/net"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            before, _, after = line.partition(" - ")
+            fields = before.split()
+            if after.startswith(_MOUNT) and fields[3].startswith("net:"):
+                yield fields[4].encode(errors="surrogateescape").decode("unicode_escape")
+
+
+def every() -> Iterator[int]:
+    """A descriptor of each namespace, once; closed when the next one is asked for."""
+    seen: set[int] = set()
+    for path in _places():
+        try:
+            inode = os.stat(path).st_ino
+            if inode in seen:
+                continue
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # gone, or hidden from us
+            continue
+        seen.add(inode)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def inside(fd: int, work: Callable[[], None]) -> None:
+    """Do `work` in the namespace behind `fd`, in a thread that ends there; its error is raised here."""
+    errors: list[Exception] = []
+
+    def enter() -> None:
+        try:
+            syscall.setns(fd)
+            work()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
