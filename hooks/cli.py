@@ -39,9 +39,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         allow_abbrev=False,
     )
     parser.add_argument("--runtime", metavar="R", help="the runtime; so far only runc")
-    parser.add_argument(
-        "--print", action="store_true", dest="show", help="print it and change nothing"
-    )
+    parser.add_argument("--print", action="store_true", dest="show", help="print it and change nothing")
     parser.add_argument(
         "--run-directory",
         metavar="D",
@@ -65,9 +63,7 @@ def hooks_object(run_directory: str = RUN_DIRECTORY) -> dict[str, Any]:
     """The `hooks` of an OCI config.json: createRuntime and poststop."""
     extra = [] if run_directory == RUN_DIRECTORY else [run_directory]
     return {
-        event: [
-            {"path": STUB, "args": [STUB, event, *extra], "env": [PATH], "timeout": TIMEOUT}
-        ]
+        event: [{"path": STUB, "args": [STUB, event, *extra], "env": [PATH], "timeout": TIMEOUT}]
         for event in ("createRuntime", "poststop")
     }
 

@@ -76,7 +76,8 @@ def start(new: Incarnation, name: str, run: str, settings: dict[str, str], runti
         owner = new.workload.id, new.workload.start
         workloads.update(abi.ID.pack(new.workload.id), new.workload.pack())
         for key in filter(None, (new.cgroup, new.cgroup_parent)):
-            claim.claim_cgroup(cgroups, key, claim.Claim(*owner), locks)
+            before = claim.found(workloads, cgroups, key, new.workload.container_id)
+            claim.claim_cgroup(cgroups, key, claim.Claim(*owner), locks, before)
         if new.netns:
             mine = claim.Claim(*owner, flags=new.netns_flags)
             claim.claim_netns(spaces, new.netns, mine, locks)

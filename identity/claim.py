@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claims on the keys of ft_cgroup and ft_netns: how a key gets its owner, and how that ends.
 
-A direct claim replaces UNCLAIMED, an inherited owner, an ended claim and our own; the hook's also
-one that the exporter found by itself. Two living direct claims on a cgroup make it CONTESTED:
-nobody's. A network namespace is shared by design (a pod's), so there the first claim stays, except
-where the namespace alone tells the owner.
+A direct claim replaces UNCLAIMED, an inherited owner, an ended claim and our own. Two living direct
+claims on a cgroup make it CONTESTED: nobody's. What the exporter found by itself (reconciled) gives
+way to the hook's claim and never contests one. A network namespace is shared by design (a pod's), so
+there the first claim stays, except where the namespace alone tells the owner.
 
 Everybody who writes such a key holds the flock of the key's stripe, so of two who claim at once one
 sees the other. The kernel's own writes (mkdir, rmdir) take no lock: a claim on a new cgroup meets
@@ -20,6 +20,7 @@ import time
 
 from bpf import abi, syscall
 from bpf.error import FlowtagError
+from identity.workload import Workload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ LOCK_SECONDS = 0.1
 
 CLAIMED = "claimed"
 CONTESTED = "contested"
-KEPT = "kept"  # somebody else's by right: a namespace shared with its first owner, a translator's
+KEPT = "kept"  # another's by right: a shared namespace's first owner's, a translator's
 
 CONTAINER_NETNS = abi.NETNS_KINDS.index("container")
 
@@ -101,9 +102,26 @@ class Claim:
         )
 
 
-def claim_cgroup(cgroups: syscall.Map, cgroup: int, new: Claim, locks: str) -> str:
-    """Claim a cgroup: CLAIMED, CONTESTED, or KEPT if it is a translator's."""
-    return _claim(cgroups, cgroup, new, locks, shared=False)
+def claim_cgroup(cgroups: syscall.Map, cgroup: int, new: Claim, locks: str, replaces: int = 0) -> str:
+    """Claim a cgroup: CLAIMED, CONTESTED, or KEPT if it is a translator's.
+
+    replaces is what found() gave: the exporter's own finding of this container, which yields.
+    """
+    return _claim(cgroups, cgroup, new, locks, shared=False, replaces=replaces)
+
+
+def found(workloads: syscall.Map, cgroups: syscall.Map, cgroup: int, container_id: str) -> int:
+    """The workload under which the exporter had found this very container, before its hook; else 0."""
+    value = cgroups.get(abi.ID.pack(cgroup))
+    if value is None:
+        return 0
+    claim = Claim.unpack(value)
+    if not claim.flags & abi.FLAG_RECONCILED or claim.flags & abi.FLAG_INHERITED:
+        return 0
+    known = workloads.get(abi.ID.pack(claim.workload))
+    if known is None or Workload.unpack(known).container_id != container_id:
+        return 0
+    return claim.workload
 
 
 def claim_netns(spaces: syscall.Map, netns: int, new: Claim, locks: str) -> str:
@@ -115,7 +133,7 @@ def claim_netns(spaces: syscall.Map, netns: int, new: Claim, locks: str) -> str:
     return _claim(spaces, netns, new, locks, shared=not new.flags & abi.FLAG_NO_CGROUP)
 
 
-def _claim(keys: syscall.Map, number: int, new: Claim, locks: str, *, shared: bool) -> str:
+def _claim(keys: syscall.Map, number: int, new: Claim, locks: str, *, shared: bool, replaces: int = 0) -> str:
     key = abi.ID.pack(number)
     with Stripe(locks, number):
         try:
@@ -127,6 +145,8 @@ def _claim(keys: syscall.Map, number: int, new: Claim, locks: str, *, shared: bo
             old = Claim.unpack(value)
             if not old.yields_to(new):
                 if shared or old.kind != new.kind or old.workload == abi.OWNER_TRANSLATOR:
+                    return KEPT
+                if new.flags & abi.FLAG_RECONCILED:
                     return KEPT
                 new = Claim(abi.OWNER_CONTESTED, new.since, 0, new.flags, new.kind)
         keys.update(key, new.pack())

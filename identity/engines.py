@@ -31,9 +31,7 @@ PREFIXES = {
     "cri-containerd-": "containerd",
     "nerdctl-": "containerd",
 }
-_SCOPE = re.compile(
-    r"(docker|libpod|crio|cri-containerd|nerdctl)-([0-9a-f]{64})(?:\.scope)?", re.ASCII
-)
+_SCOPE = re.compile(r"(docker|libpod|crio|cri-containerd|nerdctl)-([0-9a-f]{64})(?:\.scope)?", re.ASCII)
 _PLAIN = re.compile(r"[0-9a-f]{64}", re.ASCII)
 # Between a root and its containers, and the engines' own helpers: never a container.
 _BETWEEN = re.compile(
