@@ -4,7 +4,7 @@
 Waits for the exporter, then three times: a container `demo-web-...` that serves and a container
 `demo-shop-...` that connects to it, each in a network namespace of its own, both started by runc
 through the OCI hook. shop sends 1000 bytes over IPv4 and gets 5000, the same over IPv6, and is
-refused once. Everything is gone again at the end, also after SIGINT and SIGTERM.
+refused once. The host then talks to itself. Everything is gone again at the end, also after SIGINT and SIGTERM.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -94,6 +95,18 @@ def play(runc: Runc, net: Network, hooks: dict[str, Any]) -> None:
             print(f"demo: {container.id} failed: {container.output}", file=sys.stderr)
 
 
+def talk_to_ourselves() -> None:
+    """One connection of the host's own, on its loopback, to stand beside the containers'."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+    ):
+        server, _ = listener.accept()
+        with server:
+            client.sendall(bytes(100))
+            server.recv(100)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description="See ./run --help.")
     parser.add_argument("--config", metavar="FILE")
@@ -116,6 +129,7 @@ def main() -> int:
                     break
                 with Network() as net, Runc(Path(directory, str(number))) as runc:
                     play(runc, net, hooks)
+                talk_to_ourselves()
     except (
         FlowtagError,
         RuntimeError,
