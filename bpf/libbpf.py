@@ -7,6 +7,7 @@ Errors carry what libbpf and the verifier said. Source: libbpf 1.x, src/libbpf.h
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 from types import TracebackType
@@ -31,6 +32,8 @@ def _library() -> ctypes.CDLL:
         ctypes.c_size_t,
     )
     for name, result, arguments in (
+        ("libbpf_major_version", ctypes.c_uint32, ()),
+        ("libbpf_minor_version", ctypes.c_uint32, ()),
         ("libbpf_set_print", pointer, (_PRINT,)),
         ("bpf_object__open_file", pointer, (text, pointer)),
         ("bpf_object__close", None, (pointer,)),
@@ -43,7 +46,6 @@ def _library() -> ctypes.CDLL:
         ("bpf_map__set_max_entries", number, (pointer, ctypes.c_uint32)),
         ("bpf_map__initial_value", pointer, (pointer, ctypes.POINTER(size))),
         ("bpf_program__name", text, (pointer,)),
-        ("bpf_program__fd", number, (pointer,)),
         ("bpf_program__set_autoload", number, (pointer, ctypes.c_bool)),
         ("bpf_program__attach", pointer, (pointer,)),
         ("bpf_link__fd", number, (pointer,)),
@@ -78,9 +80,16 @@ def _failed(what: str, result: int | None = None) -> LoadError:
     log = "".join(_log)
     _log.clear()
     hint = ""
-    if error in (1, 13):
+    if error == errno.EPERM:  # EACCES is the verifier's, and its log says why
+        log = ""
         hint = "run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; `flowtag check` tells"
     return LoadError(f"{what}: {os.strerror(error)}", log, hint)
+
+
+def version() -> tuple[int, int]:
+    """(major, minor) of libbpf.so.1; FlowtagError where there is none."""
+    lib = _library()
+    return int(lib.libbpf_major_version()), int(lib.libbpf_minor_version())
 
 
 class Object:
@@ -171,9 +180,6 @@ class Object:
 
     def map_fd(self, name: str) -> int:
         return int(self._lib.bpf_map__fd(self.maps[name]))
-
-    def program_fd(self, name: str) -> int:
-        return int(self._lib.bpf_program__fd(self.programs[name]))
 
     def attach(self, name: str, pin: str) -> None:
         """Attach a program by its section and pin the link at `pin`, which must not exist."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is loaded on this host: libbpf's version, and the programs behind pinned links.
+"""The programs behind pinned links.
 
 Source: linux/include/uapi/linux/bpf.h (struct bpf_prog_info) and /proc/PID/fdinfo of links and programs.
 """
@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from bpf import libbpf, syscall
+from bpf import syscall
 
-_PROG_GET_FD_BY_ID = 13
 _NAME = slice(64, 80)  # bpf_prog_info.name
 
 
@@ -29,12 +28,6 @@ class Link:
     misses: int
 
 
-def libbpf_version() -> tuple[int, int]:
-    """(major, minor) of libbpf.so.1; FlowtagError where there is none."""
-    library = libbpf._library()
-    return int(library.libbpf_major_version()), int(library.libbpf_minor_version())
-
-
 def link(path: str) -> Link:
     """The link pinned at `path`; OSError names what could not be read."""
     fd = syscall.obj_get(path)
@@ -45,7 +38,7 @@ def link(path: str) -> Link:
     if "link_id" not in info:
         raise OSError(22, "not a link", path)
     program_id = int(info["prog_id"])
-    program = _program(program_id)
+    program = syscall.program_by_id(program_id)
     try:
         about = _fdinfo(program)
         name = syscall.obj_info(program, _NAME.stop, f"program {program_id}")[_NAME]
@@ -58,11 +51,6 @@ def link(path: str) -> Link:
         program=name.rstrip(b"\0").decode(errors="replace"),
         misses=int(about.get("recursion_misses", "0")),
     )
-
-
-def _program(program_id: int) -> int:
-    attr = program_id.to_bytes(4, "little") + bytes(8)  # prog_id, next_id, open_flags
-    return syscall._bpf(_PROG_GET_FD_BY_ID, attr, f"program {program_id}")
 
 
 def _fdinfo(fd: int) -> dict[str, str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _OBJ_INFO, _MAP_LOOKUP_BATCH = 6, 7, 15, 24
+_OBJ_PIN, _OBJ_GET, _PROG_BY_ID, _OBJ_INFO, _MAP_LOOKUP_BATCH = 6, 7, 13, 15, 24
 
 ANY, NOEXIST, EXIST = 0, 1, 2
 
@@ -71,6 +71,12 @@ def obj_info(fd: int, size: int, what: str) -> bytes:
     info = ctypes.create_string_buffer(size)
     _bpf(_OBJ_INFO, _INFO.pack(fd, size, _address(info)), what)
     return info.raw
+
+
+def program_by_id(number: int) -> int:
+    """A descriptor of the loaded program with this id."""
+    attr = number.to_bytes(4, "little") + bytes(8)  # prog_id, next_id, open_flags
+    return _bpf(_PROG_BY_ID, attr, f"program {number}")
 
 
 class Map:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 
-from bpf import loaded
+from bpf import libbpf
 from bpf.error import FlowtagError
 from exporter import btf, mount
 from exporter.check import FAIL, OK, WARN, Check, Finding
@@ -130,7 +130,7 @@ def cgroups(config: Config) -> Iterator[Finding]:
 
 def library(config: Config) -> Iterator[Finding]:
     try:
-        major, minor = loaded.libbpf_version()
+        major, minor = libbpf.version()
     except FlowtagError as error:
         yield Finding(FAIL, "libbpf", str(error), error.hint)
     else:

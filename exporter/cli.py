@@ -13,6 +13,9 @@ from typing import Any
 
 from exporter.config import Config, load
 
+_TRANSLATE = (
+    "socket:COOKIE | port:ADDRESS:PORT | block:ADDRESS:FIRST-LAST | netns:COOKIE|PATH | cgroup:ID|PATH"
+)
 _LOOKUP = "ADDRESS[:PORT] | pid:N | cgroup:PATH|ID | container:ID | socket:COOKIE"
 
 
@@ -39,6 +42,21 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     lookup = actions.add_parser("lookup", parents=[config, as_json], help="who owns something, by which rule")
     lookup.add_argument("target", metavar="WHAT", help=_LOOKUP)
     lookup.set_defaults(run=_maps_lookup)
+
+    verify = actions.add_parser(
+        "verify", parents=[config, as_json], help="compare them with the live cgroups and namespaces"
+    )
+    verify.set_defaults(run=_maps_verify)
+
+    translate = actions.add_parser("translate", parents=[config], help="publish for a translator, by hand")
+    translate.add_argument("action", choices=("add", "del"))
+    translate.add_argument("what", metavar="WHAT", help=_TRANSLATE)
+    translate.add_argument("--workload", metavar="ID", type=int, help="whose: the id in ft_workload")
+    translate.add_argument("--container", metavar="ID", help="whose: a living container's id")
+    translate.add_argument(
+        "--netns", metavar="COOKIE", type=int, default=0, help="of a port; 0: any translator's"
+    )
+    translate.set_defaults(run=_maps_translate)
 
     check = subparsers.add_parser(
         "check", parents=[config, as_json], help="what this host can do, and what is wrong with it"
@@ -88,6 +106,20 @@ def _maps_lookup(args: argparse.Namespace) -> int:
     from exporter.maps_lookup import lookup
 
     return lookup(_config(args), args.target, args.json)
+
+
+def _maps_verify(args: argparse.Namespace) -> int:
+    from exporter.verify import verify
+
+    return verify(_config(args), args.json)
+
+
+def _maps_translate(args: argparse.Namespace) -> int:
+    from exporter import translate
+
+    request = translate.Request(args.action == "add", args.what, args.workload, args.container, args.netns)
+    translate.run(_config(args), request)
+    return 0
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from bpf import abi
 from bpf.error import FlowtagError
+from identity import address, nat64, port_block
 
 PATH = "/etc/flowtag/flowtag.toml"
 
@@ -76,11 +77,39 @@ class Exporter:
 
 
 @dataclass(frozen=True, slots=True)
+class Translation:
+    """[translation] IPv6 to IPv4: docs/translation.md.
+
+    shared_addresses: those of which a container may have ports, by annotation. nat64_prefixes: inside
+    them a peer's address is also reported as the IPv4 address that it stands for.
+    publication_seconds: how long a publication waits for its socket to connect.
+    """
+
+    shared_addresses: tuple[str, ...] = ()
+    nat64_prefixes: tuple[str, ...] = (nat64.WELL_KNOWN,)
+    publication_seconds: int = 300
+
+    def __post_init__(self) -> None:
+        for text in self.shared_addresses:
+            try:
+                port_block.require_unique(address.from_text(text))
+            except ValueError as error:
+                raise FlowtagError(f"translation.shared_addresses: {error}", "write 192.0.2.1") from None
+        for text in self.nat64_prefixes:
+            nat64.parse(text)
+        if not 1 <= self.publication_seconds <= 86_400:
+            raise FlowtagError(
+                f"translation.publication_seconds is {self.publication_seconds}", "use 1 to 86400"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What is in force. Sections are named after each folder's concern."""
 
     host: Host = field(default_factory=Host)
     exporter: Exporter = field(default_factory=Exporter)
+    translation: Translation = field(default_factory=Translation)
 
 
 def load(path: str | None) -> Config:

@@ -15,15 +15,13 @@ import time
 import structlog
 
 from bpf import abi, syscall
-from bpf.syscall import Map
 from exporter.config import Config
-from identity import cgroup, claim, engines, netns
+from identity import cgroup, engines, netns
+from identity.claim import Claim, Stripe, claim_netns, inherit
 from identity.pinned import open_map
 from identity.workload import KIND_CONTAINER, Workload, new_id
 
 RECONCILED = abi.SOURCES.index("reconciled")
-
-
 # The hook has half a second; a container whose cgroup is younger may yet be claimed by it.
 HOOK_NS = 600_000_000
 
@@ -72,48 +70,46 @@ class Walk:
         for name in self._children(directory):
             below, below_path = f"{directory}/{name}", f"{path}/{name}"
             if engines.is_root(name, level + 1, self._extra):
-                self._mark(below, below_path, abi.OWNER_UNCLAIMED)
+                self._mark(below, below_path, Claim(abi.OWNER_UNCLAIMED, _now()))
             else:
                 self._look_for_roots(below, below_path, level + 1)
 
-    def _mark(self, directory: str, path: str, owner: int) -> None:
-        """Give a cgroup and everything below its owner; a container among them its own."""
+    def _mark(self, directory: str, path: str, parent: Claim) -> None:
+        """Give a cgroup and everything below it its owner; a container among them its own."""
         try:
             number = cgroup.id_of(directory)
         except FileNotFoundError:
             return
-        if owner == abi.OWNER_UNCLAIMED:
-            owner = self._identify(directory, path, number)
+        if parent.workload == abi.OWNER_UNCLAIMED:
+            claim = self._identify(directory, path, number)
         else:
-            self._write_if_unclaimed(self._cgroups, number, owner, abi.FLAG_INHERITED)
+            claim = inherit(self._cgroups, number, parent, self._locks)
         for name in self._children(directory):
-            self._mark(f"{directory}/{name}", f"{path}/{name}", owner)
+            self._mark(f"{directory}/{name}", f"{path}/{name}", claim)
 
-    def _identify(self, directory: str, path: str, number: int) -> int:
-        """The owner of a cgroup below a root: what is claimed, a container found, or UNCLAIMED."""
+    def _identify(self, directory: str, path: str, number: int) -> Claim:
+        """The claim on a cgroup below a root: what is there, a container found, or UNCLAIMED."""
         key = abi.ID.pack(number)
-        marked = claim.Claim(abi.OWNER_UNCLAIMED, _now())
+        marked = Claim(abi.OWNER_UNCLAIMED, _now())
         try:
             self._cgroups.update(key, marked.pack(), syscall.NOEXIST)
             age = HOOK_NS  # there before us, so no hook is at work on it
         except FileExistsError:
             value = self._cgroups.get(key)
             if value is not None:
-                marked = claim.Claim.unpack(value)
-            if marked.workload != abi.OWNER_UNCLAIMED:
-                return marked.workload
+                marked = Claim.unpack(value)
             age = _now() - marked.since
         container = engines.container(path)
-        if container is None:
-            return abi.OWNER_UNCLAIMED
+        if marked.workload != abi.OWNER_UNCLAIMED or container is None:
+            return marked
         if age < HOOK_NS:  # also an empty one: its first process may be on its way
             self.waiting += 1
-            return abi.OWNER_UNCLAIMED
+            return marked
         if not cgroup.populated(directory):
-            return abi.OWNER_UNCLAIMED
+            return marked
         return self._adopt(directory, number, container)
 
-    def _adopt(self, directory: str, number: int, container: engines.Found) -> int:
+    def _adopt(self, directory: str, number: int, container: engines.Found) -> Claim:
         """Write the identity of a container that was there before us: entry first, keys last."""
         workload = Workload(
             id=new_id(),
@@ -125,27 +121,29 @@ class Walk:
             runtime=container.runtime,
         )
         self._workloads.update(abi.ID.pack(workload.id), workload.pack())
-        if not self._write_if_unclaimed(self._cgroups, number, workload.id, abi.FLAG_RECONCILED):
-            # The hook was quicker.
+        mine = Claim(workload.id, workload.start, 0, abi.FLAG_RECONCILED)
+        stands = self._replace_unclaimed(number, mine)
+        if stands.workload != workload.id:  # the hook was quicker
             self._workloads.delete(abi.ID.pack(workload.id))
-            value = self._cgroups.get(abi.ID.pack(number))
-            return claim.Claim.unpack(value).workload if value else abi.OWNER_UNCLAIMED
+            return stands
         self.found += 1
         space = self._namespace(directory)
         if space is not None and space != self._host_netns:
-            mark = claim.Claim(workload.id, workload.start, 0, abi.FLAG_RECONCILED)
-            claim.claim_netns(self._netns, space, mark, self._locks)
-        return workload.id
+            shared = Claim(workload.id, workload.start, 0, abi.FLAG_RECONCILED)
+            claim_netns(self._netns, space, shared, self._locks)
+        return mine
 
-    def _write_if_unclaimed(self, keys: Map, number: int, owner: int, flags: int) -> bool:
-        """Claim a key that is nobody's yet; False if it is somebody's."""
+    def _replace_unclaimed(self, number: int, mine: Claim) -> Claim:
+        """Claim a cgroup unless somebody was quicker; returns the claim that stands then."""
         key = abi.ID.pack(number)
-        with claim.Stripe(self._locks, number):
-            value = keys.get(key)
-            if value is not None and claim.Claim.unpack(value).workload != abi.OWNER_UNCLAIMED:
-                return False
-            keys.update(key, claim.Claim(owner, _now(), 0, flags).pack())
-        return True
+        with Stripe(self._locks, number):
+            value = self._cgroups.get(key)
+            if value is not None:
+                old = Claim.unpack(value)
+                if old.workload != abi.OWNER_UNCLAIMED or old.until:
+                    return old
+            self._cgroups.update(key, mine.pack())
+        return mine
 
     def _namespace(self, directory: str) -> int | None:
         """The network namespace of a cgroup's first process, itself or below; None if all have gone."""

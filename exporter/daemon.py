@@ -21,7 +21,7 @@ from exporter.lock import Lock
 from exporter.reconcile import Reconciler
 from exporter.ring import Batch, Ring
 from exporter.workloads import Workloads
-from identity import cgroup, engines, netns
+from identity import cgroup, engines, nat64, netns
 from identity.pinned import open_map
 
 Format = Callable[[Batch], str]
@@ -53,12 +53,10 @@ def run(config: Config, output: str, seconds: float | None) -> int:
         logger.info("attached", pins=config.host.pin_directory, namespaces=visited)
         try:
             with Ring(loaded.map_fd("ft_events")) as ring:
-                written = _drain(config, ring, _format(output, ring, workload_map), reconciler, stop)
+                written = _drain(config, ring, _format(config, output, ring, workload_map), reconciler, stop)
         finally:
             totals = counters.read(count_map)
-            totals["recursion_misses"] = sum(
-                counters.recursion_misses(fd) for fd in loaded.program_fds().values()
-            )
+            totals["recursion_misses"] = loaded.recursion_misses()
             logger.info("counters since the maps were made", **totals)
         logger.info("stopped", records_written=written)
     return 0
@@ -89,14 +87,15 @@ def _knobs(config: Config) -> programs.Knobs:
     )
 
 
-def _format(output: str, ring: Ring, workload_map: Map) -> Format:
+def _format(config: Config, output: str, ring: Ring, workload_map: Map) -> Format:
     workloads = Workloads(workload_map)
     if output == "none":
         return lambda batch: ""
     if output == "table":
         _write(records.HEADER)
         return lambda batch: records.table(batch, workloads)
-    origin = records.Origin(host.host_id(), host.boot_id(), ring.id)
+    prefixes = tuple(map(nat64.parse, config.translation.nat64_prefixes))
+    origin = records.Origin(host.host_id(), host.boot_id(), ring.id, prefixes)
     return lambda batch: records.json_lines(batch, workloads, origin)
 
 

@@ -87,8 +87,9 @@ def _hook_settings(config: Config) -> list[str]:
         "pin_directory": config.host.pin_directory,
         "cgroup_mount": cgroup.mount_point() or "",
         "host_netns": str(netns.host_cookie()),
+        "shared_addresses": " ".join(config.translation.shared_addresses),
     }
-    text = "".join(f"{key} {value}\n" for key, value in values.items()).encode()
+    text = "".join(f"{key} {value}\n" for key, value in values.items()).encode(errors="surrogateescape")
     path = os.path.join(config.host.run_directory, "hook")
     try:
         with open(path, "rb") as file:

@@ -14,8 +14,9 @@ from bpf import abi, syscall
 from bpf.syscall import Map
 from exporter import namespaces
 from exporter.config import Config
-from identity import cgroup, incarnation, netns
-from identity.claim import Claim, Stripe
+from exporter.containers import RECONCILED
+from identity import cgroup, incarnation, netns, translation
+from identity.claim import Claim, Stripe, release
 from identity.pinned import open_map
 from identity.workload import Workload
 
@@ -30,7 +31,7 @@ class Collector:
     """One collection; `now` is CLOCK_BOOTTIME ns. removed counts entries by map."""
 
     def __init__(self, config: Config, now: int) -> None:
-        self.removed = dict.fromkeys(("ft_cgroup", "ft_netns", "ft_workload"), 0)
+        self.removed = dict.fromkeys(("ft_cgroup", "ft_netns", "ft_addr", "ft_port", "ft_workload"), 0)
         self._config = config
         self._now = now
         self._locks = os.path.join(config.host.run_directory, "lock")
@@ -43,13 +44,22 @@ class Collector:
             entries = list(cgroups.items())
             if mount is not None:
                 self._keys("ft_cgroup", cgroups, entries, living_cgroups(mount))
+            self._end_reconciled([Claim.unpack(value) for _, value in cgroups.items()])
             referenced |= _owners(cgroups)
         with open_map("ft_netns", self._config.host.pin_directory) as spaces:
             entries = list(spaces.items())
             self._keys("ft_netns", spaces, entries, living_namespaces())
             referenced |= _owners(spaces)
-        for name in ("ft_addr", "ft_port", "ft_socket"):
-            with open_map(name, self._config.host.pin_directory) as keys:
+        with (
+            open_map("ft_addr", self._config.host.pin_directory) as addresses,
+            open_map("ft_port", self._config.host.pin_directory) as ports,
+            open_map("ft_socket", self._config.host.pin_directory) as sockets,
+        ):
+            seconds = self._config.translation.publication_seconds
+            self.removed["publications"] = translation.age_out(sockets, ports, self._now, seconds)
+            for keys in (addresses, ports):
+                self._ended(keys)
+            for keys in (addresses, ports, sockets):
                 referenced |= _owners(keys)
         self._workloads(referenced)
 
@@ -82,6 +92,32 @@ class Collector:
                     claim.until = self._now
                     keys.update(key, claim.pack(), syscall.EXIST)
 
+    def _end_reconciled(self, claims: list[Claim]) -> None:
+        """End the containers that the exporter found itself and whose cgroups are all gone.
+
+        No file tells of them, and one whose hook came after all has lost its cgroup to that.
+        """
+        living = {claim.workload for claim in claims if not claim.until}
+        ended = {claim.workload: claim.until for claim in sorted(claims, key=_until)}
+        pins = self._config.host.pin_directory
+        with open_map("ft_workload", pins) as workloads, open_map("ft_netns", pins) as spaces:
+            for key, value in list(workloads.items()):
+                workload = Workload.unpack(value)
+                if workload.source != RECONCILED or workload.end or workload.id in living:
+                    continue
+                end = ended.get(workload.id, self._now)
+                workloads.update(key, workload.replace(end=end).pack(), syscall.EXIST)
+                for space, claim in list(spaces.items()):
+                    if Claim.unpack(claim).workload == workload.id:
+                        release(spaces, int.from_bytes(space, "little"), workload.id, end, self._locks)
+
+    def _ended(self, keys: Map) -> None:
+        """Remove claims on ports that ended long enough ago, as far as nobody has claimed them anew."""
+        for key, value in list(keys.items()):
+            claim = Claim.unpack(value)
+            if claim.until and self._now - claim.until > KEY_GRACE and keys.get(key) == value:
+                self.removed[keys.name.rpartition("/")[2]] += keys.delete(key)
+
     def _workloads(self, referenced: set[int]) -> None:
         with open_map("ft_workload", self._config.host.pin_directory) as workloads:
             slot = workloads.get(abi.ID.pack(abi.OWNER_HOST_SLOT))
@@ -99,6 +135,10 @@ class Collector:
                         self.removed["ft_workload"] += workloads.delete(key)
                 elif self._now - workload.start > KEY_GRACE:  # a younger one's keys are on their way
                     workloads.update(key, workload.replace(end=self._now).pack(), syscall.EXIST)
+
+
+def _until(claim: Claim) -> int:
+    return claim.until
 
 
 def _owners(keys: Map) -> set[int]:

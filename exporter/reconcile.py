@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the hook missed: unhooked containers, and identities that it had to leave in pending/.
+"""What the hook missed: unhooked containers, identities that it had to leave in pending/, lost ends.
 
 The mkdir program counts cgroups made below an engine's root, so an idle host costs one look at a
 counter. Flows from before an identity is known stay nobody's, never the host's.
@@ -8,19 +8,22 @@ counter. Flows from before an identity is known stay nobody's, never the host's.
 from __future__ import annotations
 
 import os
+import time
 
 import structlog
 
-from bpf import abi
 from bpf.error import FlowtagError
 from bpf.syscall import Map
 from exporter import counters
 from exporter.config import Config
 from exporter.containers import Walk
+from exporter.orphans import Orphans
 from exporter.programs import Programs
-from identity import cgroup, claim, incarnation
+from identity import cgroup, incarnation, lifetime
 from identity.incarnation import Incarnation
-from identity.pinned import open_map
+
+AGAIN_SECONDS = 1.0
+"""After a walk that found no room, or an identity that could not be replayed."""
 
 
 class Reconciler:
@@ -30,66 +33,68 @@ class Reconciler:
         self._config = config
         self._loaded = loaded
         self._count_map = count_map
-        self._pending = os.path.join(config.host.run_directory, "pending")
-        self._live = os.path.join(config.host.run_directory, "live")
-        self._locks = os.path.join(config.host.run_directory, "lock")
+        self._run = config.host.run_directory
+        self._pending = os.path.join(self._run, "pending")
+        self._orphans = Orphans(config)
         self._marked = -1
+        self._next_walk = 0.0
         self._pending_changed = 0
+        self._next_replay = 0.0
         self._log = structlog.get_logger()
 
     def tick(self) -> None:
-        """Look for containers if cgroups were made, were left to the hook, or did not fit."""
+        """Replay what is pending, end the dead, look for containers."""
         self._replay()
-        marked = counters.read(self._count_map)["cgroup_unclaimed"]
+        self._orphans.tick()
+        self._walk()
+
+    def _walk(self) -> None:
+        """Look for containers if cgroups were made, were left to the hook, or did not fit."""
+        marked = counters.one(self._count_map, "cgroup_unclaimed")
         if marked == self._marked and not self._loaded.degraded():
             return
         mount = cgroup.mount_point()
-        if mount is None:
+        if mount is None or time.monotonic() < self._next_walk:
             return
         gaps = self._loaded.gaps.get()
         walk = Walk(self._config, mount)
         if walk.run():
             self._loaded.close_gaps(gaps)
+        else:
+            self._next_walk = time.monotonic() + AGAIN_SECONDS
         if walk.found:
             self._log.info("containers found that no hook announced", containers=walk.found)
         self._marked = -1 if walk.waiting else marked
 
     def _replay(self) -> None:
-        """Write what the hook left, with its time, for containers that still live."""
+        """Write what the hook left, with its time, for containers that still live; end the others."""
         try:
             changed = os.stat(self._pending).st_mtime_ns
         except FileNotFoundError:
             return
-        if changed == self._pending_changed:
+        if changed == self._pending_changed or time.monotonic() < self._next_replay:
             return
         self._pending_changed = changed
         for name, left in incarnation.every(self._pending):
             path = os.path.join(self._pending, name)
             try:
-                if left.lives():
-                    self._write(left)
-                    incarnation.write(os.path.join(self._live, name), left)
-                    self._log.info("replayed an identity", workload=left.workload.name)
-                else:
-                    self._log.warning("an identity came too late", workload=left.workload.name)
+                self._settle(name, path, left)
             except (OSError, FlowtagError) as error:
                 self._log.warning("replaying an identity", file=path, error=str(error))
                 self._pending_changed = 0
-                continue
-            incarnation.remove(path)
+                self._next_replay = time.monotonic() + AGAIN_SECONDS
 
-    def _write(self, left: Incarnation) -> None:
-        pins = self._config.host.pin_directory
-        with (
-            open_map("ft_workload", pins) as workloads,
-            open_map("ft_cgroup", pins) as cgroups,
-            open_map("ft_netns", pins) as spaces,
-        ):
-            owner = left.workload.id, left.workload.start
-            workloads.update(abi.ID.pack(left.workload.id), left.workload.pack())
-            for key in filter(None, (left.cgroup, left.cgroup_parent)):
-                before = claim.found(workloads, cgroups, key, left.workload.container_id)
-                claim.claim_cgroup(cgroups, key, claim.Claim(*owner), self._locks, before)
-            if left.netns:
-                mine = claim.Claim(*owner, flags=left.netns_flags)
-                claim.claim_netns(spaces, left.netns, mine, self._locks)
+    def _settle(self, name: str, path: str, left: Incarnation) -> None:
+        host = self._config.host
+        with lifetime.Maps(host.pin_directory) as maps:
+            if left.workload.end or not left.lives():
+                # It may have written some of its keys.
+                now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+                lifetime.end(left, maps, self._run, left.workload.end or now)
+                self._log.warning("an identity came too late", workload=left.workload.name)
+            else:
+                lifetime.begin(left, name, maps, self._run)
+                incarnation.write(os.path.join(self._run, "live", name), left)
+                self._marked = -1  # what was made below it meanwhile is unclaimed yet
+                self._log.info("replayed an identity", workload=left.workload.name)
+        incarnation.forget(path, left)

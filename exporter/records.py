@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bpf import abi
 from exporter.ring import Batch, Columns
 from exporter.workloads import Workloads
-from identity import address
+from identity import address, nat64
 from identity.workload import Workload
 
 NULL = "null"
@@ -34,6 +34,7 @@ class Origin:
     host_id: str
     boot_id: str
     ring: int
+    nat64: tuple[nat64.Prefix, ...] = ()
 
 
 def boot_to_wall() -> int:
@@ -78,6 +79,11 @@ def times(boot_ns: NDArray[np.uint64], offset: int) -> list[str]:
 def addresses(values: NDArray[Any]) -> list[str]:
     """16-byte addresses as text, v4-mapped ones dotted."""
     return _each(values.astype("V16"), address.to_text)
+
+
+def _stands_for(peer: bytes, prefixes: tuple[nat64.Prefix, ...]) -> str:
+    found = nat64.ipv4(peer, prefixes)
+    return NULL if found is None else f'"{address.to_text(address.canonical(found))}"'
 
 
 def _comm(raw: bytes) -> str:
@@ -134,7 +140,7 @@ def json_lines(batch: Batch, workloads: Workloads, origin: Origin) -> str:
         "local_port": _numbers(r["local_port"]),
         "peer_address": [f'"{text}"' for text in addresses(r["peer_address"])],
         "peer_port": _numbers(r["peer_port"]),
-        "peer_address_v4": [NULL] * len(r),
+        "peer_address_v4": _each(r["peer_address"].astype("V16"), lambda a: _stands_for(a, origin.nat64)),
         "role": _names(r["role"], abi.ROLES, null="unknown"),
         "end_reason": _names(r["end_reason"], abi.ENDS),
         "bytes_sent": _numbers(r["bytes_sent"]),

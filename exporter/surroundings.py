@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from bpf import abi
 from bpf.error import FlowtagError
+from exporter import tcp_table
 from identity import cgroup, netns
 from identity.pinned import open_map
 from identity.workload import Workload
@@ -59,14 +60,10 @@ def _cgroup_paths() -> dict[int, str]:
 
 def _namespace_processes() -> dict[int, str]:
     """A process in each network namespace, by the namespace's cookie."""
-    seen: set[str] = set()
     found: dict[int, str] = {}
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+    for pid in tcp_table.namespaces().values():
         try:
-            inode = os.readlink(f"/proc/{pid}/ns/net")
-            if inode not in seen:
-                seen.add(inode)
-                found[netns.cookie(pid)] = f"pid {pid} {comm(pid)}"
+            found[netns.cookie(pid)] = f"pid {pid} {comm(pid)}"
         except OSError:
             continue
     return found

@@ -16,21 +16,14 @@ import time
 from bpf import abi
 from bpf.error import FlowtagError
 from hooks import place
-from identity import claim, incarnation, oci, strict_json
+from identity import incarnation, lifetime, oci, strict_json
 from identity.incarnation import Incarnation
-from identity.pinned import open_map
-from identity.workload import KIND_CONTAINER, Workload, new_id
+from identity.workload import KIND_CONTAINER, new_id
 
 RUN_DIRECTORY = "/run/flowtag"
 STATE_LIMIT = 1 << 20
 CONFIG_LIMIT = 4 << 20
 SETTINGS_LIMIT = 1 << 16
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from bpf import syscall
-
-    Maps = tuple[syscall.Map, syscall.Map, syscall.Map]
 
 
 def main(arguments: list[str]) -> None:
@@ -55,32 +48,32 @@ def main(arguments: list[str]) -> None:
         if workload.pod and workload.kind == KIND_CONTAINER and place.sandboxed(runtime_pid):
             return  # only the pod has processes on the host
         workload.id, workload.start = new_id(), now
-        start(Incarnation(workload, pid=pid), name, run, settings, runtime_pid)
+        new = Incarnation(workload, pid=pid)
+        wanted = oci.annotations_of(state, config).get(oci.TRANSLATED, "")
+        if wanted:
+            translate(new, wanted, settings)
+        start(new, name, run, settings, runtime_pid)
+
+
+def translate(new: Incarnation, wanted: str, settings: dict[str, str]) -> None:
+    """Note the ports of shared addresses that the container is to have; all that it asks for, or none."""
+    from identity import address, port_block  # few containers ask
+
+    try:
+        shared = frozenset(map(address.from_text, settings.get("shared_addresses", "").split()))
+        new.blocks = ",".join(map(str, port_block.parse(wanted, shared)))
+    except (FlowtagError, ValueError) as error:
+        new.refused = str(error)
 
 
 def start(new: Incarnation, name: str, run: str, settings: dict[str, str], runtime_pid: str) -> None:
     """Claim what is the container's, and remember it."""
-    live, pending, locks = f"{run}/live/{name}", f"{run}/pending/{name}", f"{run}/lock"
+    live, pending = f"{run}/live/{name}", f"{run}/pending/{name}"
     written = live
     try:
         place.find(new, settings, runtime_pid)
-        maps = open_maps(settings)
-        for old in filter(None, (remembered(live), remembered(pending))):
-            if (old.pid, old.start_time) == (new.pid, new.start_time):
-                # Registered as createRuntime and as prestart: one incarnation all the same.
-                new.workload.id, new.workload.start = old.workload.id, old.workload.start
-            elif not old.process_lives() and (old.cgroup == new.cgroup or not old.lives()):
-                end(old, maps, run, new.workload.start)
-        incarnation.make_directory(locks)
-        workloads, cgroups, spaces = maps
-        owner = new.workload.id, new.workload.start
-        workloads.update(abi.ID.pack(new.workload.id), new.workload.pack())
-        for key in filter(None, (new.cgroup, new.cgroup_parent)):
-            before = claim.found(workloads, cgroups, key, new.workload.container_id)
-            claim.claim_cgroup(cgroups, key, claim.Claim(*owner), locks, before)
-        if new.netns:
-            mine = claim.Claim(*owner, flags=new.netns_flags)
-            claim.claim_netns(spaces, new.netns, mine, locks)
+        with lifetime.Maps(pins(settings)) as maps:
+            lifetime.begin(new, name, maps, run)
         incarnation.write(live, new)
         incarnation.remove(pending)  # an earlier incarnation's
     except (OSError, ValueError, FlowtagError) as error:
@@ -88,72 +81,20 @@ def start(new: Incarnation, name: str, run: str, settings: dict[str, str], runti
         incarnation.write(pending, new)  # if that fails too its flows are nobody's
     if not new.process_lives():
         # Died meanwhile, so a claim above may have replaced the kernel's tombstone.
-        settle(new, written, run, settings, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        lifetime.settle(new, written, run, pins(settings), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
 
 def stop(name: str, run: str, settings: dict[str, str], now: int) -> None:
     """End what the remembered incarnation claimed, unless that one still lives; twice is once."""
     for path in (f"{run}/live/{name}", f"{run}/pending/{name}"):
-        old = remembered(path)
+        old = lifetime.remembered(path)
         if old is not None and not old.lives():  # lives: a late poststop of an earlier incarnation
-            settle(old, path, run, settings, now)
+            lifetime.settle(old, path, run, pins(settings), now)
 
 
-def settle(old: Incarnation, path: str, run: str, settings: dict[str, str], now: int) -> None:
-    """End a dead incarnation and forget its file; if that fails the file says when it ended."""
-    old.workload.end = old.workload.end or now
-    try:
-        end(old, open_maps(settings), run, old.workload.end)
-    except (OSError, FlowtagError) as error:
-        if not isinstance(error.__cause__, FileNotFoundError):  # that: no maps, nothing to end
-            old.reason = str(error)
-            incarnation.write(path, old)
-            return
-    incarnation.remove(path)
-
-
-def end(old: Incarnation, maps: Maps, run: str, now: int) -> None:
-    """Tombstone the keys that are still the incarnation's own, and end its workload.
-
-    A namespace that another living container uses keeps its claim, so that a container's restart
-    does not take it from its pod; but never a claim that answers for sockets without a cgroup.
-    """
-    workloads, cgroups, spaces = maps
-    locks = f"{run}/lock"
-    for number in filter(None, (old.cgroup, old.cgroup_parent)):
-        claim.release(cgroups, number, old.workload.id, now, locks)
-    key = abi.ID.pack(old.workload.id)
-    value = workloads.get(key)
-    if value is not None:
-        workloads.update(key, Workload.unpack(value).replace(end=now).pack())
-    if old.netns and (old.netns_flags & abi.FLAG_NO_CGROUP or not shared(old, run)):
-        claim.release(spaces, old.netns, old.workload.id, now, locks)
-
-
-def shared(old: Incarnation, run: str) -> bool:
-    """Whether another living container uses the incarnation's network namespace."""
-    return any(
-        other.netns == old.netns and other.workload.id != old.workload.id and other.lives()
-        for _, other in incarnation.every(f"{run}/live")
-    )
-
-
-def remembered(path: str) -> Incarnation | None:
-    """The incarnation in a file; a damaged file remembers nothing."""
-    try:
-        return incarnation.read(path)
-    except ValueError:
-        return None
-
-
-def open_maps(settings: dict[str, str]) -> Maps:
-    """The maps that the hook writes; the process is too short to close them."""
-    directory = settings.get("pin_directory", abi.PIN_DIRECTORY)
-    return (
-        open_map("ft_workload", directory),
-        open_map("ft_cgroup", directory),
-        open_map("ft_netns", directory),
-    )
+def pins(settings: dict[str, str]) -> str:
+    """Where the maps are pinned."""
+    return settings.get("pin_directory", abi.PIN_DIRECTORY)
 
 
 def read(fd: int, limit: int) -> bytes:

@@ -3,8 +3,8 @@
 
 A direct claim replaces UNCLAIMED, an inherited owner, an ended claim and our own. Two living direct
 claims on a cgroup make it CONTESTED: nobody's. What the exporter found by itself (reconciled) gives
-way to the hook's claim and never contests one. A network namespace is shared by design (a pod's), so
-there the first claim stays, except where the namespace alone tells the owner.
+way to the same container's hook, and never contests a claim. A network namespace is shared by design
+(a pod's), so there the first claim stays, except where the namespace alone tells the owner.
 
 Everybody who writes such a key holds the flock of the key's stripe, so of two who claim at once one
 sees the other. The kernel's own writes (mkdir, rmdir) take no lock: a claim on a new cgroup meets
@@ -92,13 +92,12 @@ class Claim:
             return abi.NETNS.pack(self.workload, self.since, self.until, self.flags, self.kind)
         return abi.OWNER.pack(self.workload, self.since, self.until, self.flags)
 
-    def yields_to(self, new: Claim) -> bool:
-        """Whether a direct claim replaces this one without a contest."""
+    def yields_to(self, workload: int, replaces: int) -> bool:
+        """Whether a direct claim by `workload` replaces this one without a contest."""
         return (
-            self.workload in (new.workload, abi.OWNER_NONE, abi.OWNER_UNCLAIMED)
+            self.workload in (workload, replaces, abi.OWNER_NONE, abi.OWNER_UNCLAIMED)
             or self.until != 0
             or self.flags & abi.FLAG_INHERITED != 0
-            or self.flags & ~new.flags & abi.FLAG_RECONCILED != 0
         )
 
 
@@ -124,16 +123,18 @@ def found(workloads: syscall.Map, cgroups: syscall.Map, cgroup: int, container_i
     return claim.workload
 
 
-def claim_netns(spaces: syscall.Map, netns: int, new: Claim, locks: str) -> str:
+def claim_netns(spaces: syscall.Map, netns: int, new: Claim, locks: str, replaces: int = 0) -> str:
     """Claim a network namespace as a container's: CLAIMED, KEPT by whoever was first, or CONTESTED.
 
     Only a claim with FLAG_NO_CGROUP contests: two workloads whose sockets nothing else tells apart.
+    replaces is as in claim_cgroup().
     """
     new.kind = CONTAINER_NETNS
-    return _claim(spaces, netns, new, locks, shared=not new.flags & abi.FLAG_NO_CGROUP)
+    shared = not new.flags & abi.FLAG_NO_CGROUP
+    return _claim(spaces, netns, new, locks, shared=shared, replaces=replaces)
 
 
-def _claim(keys: syscall.Map, number: int, new: Claim, locks: str, *, shared: bool, replaces: int = 0) -> str:
+def _claim(keys: syscall.Map, number: int, new: Claim, locks: str, *, shared: bool, replaces: int) -> str:
     key = abi.ID.pack(number)
     with Stripe(locks, number):
         try:
@@ -143,7 +144,7 @@ def _claim(keys: syscall.Map, number: int, new: Claim, locks: str, *, shared: bo
             value = keys.get(key)
         if value is not None:  # None: collected since; nothing to respect
             old = Claim.unpack(value)
-            if not old.yields_to(new):
+            if not old.yields_to(new.workload, replaces):
                 if shared or old.kind != new.kind or old.workload == abi.OWNER_TRANSLATOR:
                     return KEPT
                 if new.flags & abi.FLAG_RECONCILED:
@@ -151,6 +152,24 @@ def _claim(keys: syscall.Map, number: int, new: Claim, locks: str, *, shared: bo
                 new = Claim(abi.OWNER_CONTESTED, new.since, 0, new.flags, new.kind)
         keys.update(key, new.pack())
         return CONTESTED if new.workload == abi.OWNER_CONTESTED else CLAIMED
+
+
+def inherit(cgroups: syscall.Map, cgroup: int, parent: Claim, locks: str) -> Claim:
+    """Let a cgroup follow the claim on its parent, also into its end; returns the claim that stands.
+
+    As the kernel does at mkdir, for cgroups that were there already. A direct claim follows nobody.
+    """
+    key = abi.ID.pack(cgroup)
+    with Stripe(locks, cgroup):
+        value = cgroups.get(key)
+        if value is not None:
+            old = Claim.unpack(value)
+            follows = old.flags & abi.FLAG_INHERITED or old.workload == abi.OWNER_UNCLAIMED
+            if not follows or (old.workload, not old.until) == (parent.workload, not parent.until):
+                return old
+        mine = Claim(parent.workload, parent.since, parent.until, parent.flags | abi.FLAG_INHERITED)
+        cgroups.update(key, mine.pack())
+    return mine
 
 
 def release(keys: syscall.Map, number: int, workload: int, now: int, locks: str) -> bool:

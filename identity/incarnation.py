@@ -28,6 +28,8 @@ _OWN = (
     "cgroup_parent",
     "netns",
     "netns_flags",
+    "blocks",
+    "refused",
     "reason",
 )
 
@@ -36,8 +38,9 @@ class Incarnation:
     """A workload with the process it began with and the keys it claims.
 
     pid and start_time (clock ticks) name the process; cgroup, cgroup_parent (ids) and netns
-    (cookie) are 0 where there is no key; netns_flags go with the namespace's claim; reason says why
-    a pending one is pending.
+    (cookie) are 0 where there is no key; netns_flags go with the namespace's claim; blocks are the
+    ports of shared addresses that it asked for and may have (identity/port_block.py), refused says
+    which it did not get, or why none; reason says why a pending one is pending.
     """
 
     __slots__ = (*_OWN, "workload")
@@ -49,6 +52,8 @@ class Incarnation:
     cgroup_parent: int
     netns: int
     netns_flags: int
+    blocks: str
+    refused: str
     reason: str
 
     def __init__(
@@ -62,6 +67,8 @@ class Incarnation:
         cgroup_parent: int = 0,
         netns: int = 0,
         netns_flags: int = 0,
+        blocks: str = "",
+        refused: str = "",
         reason: str = "",
     ) -> None:
         self.workload = workload
@@ -72,6 +79,8 @@ class Incarnation:
         self.cgroup_parent = cgroup_parent
         self.netns = netns
         self.netns_flags = netns_flags
+        self.blocks = blocks
+        self.refused = refused
         self.reason = reason
 
     def process_lives(self) -> bool:
@@ -169,6 +178,29 @@ def remove(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         return  # twice is once
+
+
+def forget(path: str, old: Incarnation) -> None:
+    """Remove a file that still speaks of `old`; a later incarnation's stays.
+
+    The file is taken away before it is looked at: whoever writes meanwhile writes a new one.
+    """
+    directory, _, name = path.rpartition("/")
+    taken = f"{directory}/.{name}.{os.getpid()}.old"
+    try:
+        os.rename(path, taken)
+    except FileNotFoundError:
+        return  # twice is once
+    try:
+        found = read(taken)
+    except ValueError:
+        found = None  # damaged: it speaks of nobody
+    if found is not None and found.workload.id != old.workload.id:
+        try:
+            os.link(taken, path)
+        except FileExistsError:
+            found = None  # and there is one that is later still
+    os.unlink(taken)
 
 
 def every(directory: str) -> Iterator[tuple[str, Incarnation]]:

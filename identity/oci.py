@@ -8,7 +8,7 @@ there none is believed. Everything is untrusted: a wrong type counts as absent, 
 
 from __future__ import annotations
 
-from identity.workload import KIND_CONTAINER, KIND_POD, SOURCE_HOOK, Workload
+from identity.workload import KIND_CONTAINER, KIND_POD, SOURCE_HOOK, STATE_VERIFIED, Workload
 
 # What containerd puts between its state directory and NAMESPACE/ID.
 _CONTAINERD_TASKS = ("io.containerd.runtime.v2.task", "io.containerd.runtime.v1.linux")
@@ -29,6 +29,8 @@ _CRIO = {
     "image": "io.kubernetes.cri-o.ImageName",
 }
 _NERDCTL = {"container": "nerdctl/name"}
+# Ports of a shared address; believed only for addresses that the host's configuration names.
+TRANSLATED = "flowtag.io/translated"
 
 
 def text(values: object, name: str) -> str:
@@ -91,6 +93,7 @@ def from_oci(state: object, config: object = None) -> Workload:
     return Workload(
         kind=KIND_POD if sandbox else KIND_CONTAINER,
         source=SOURCE_HOOK,
+        state=STATE_VERIFIED,
         runtime=runtime,
         container_id=container_id,
         **names,

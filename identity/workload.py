@@ -14,6 +14,7 @@ KIND_CONTAINER = abi.WORKLOAD_KINDS.index("container")
 KIND_POD = abi.WORKLOAD_KINDS.index("pod")
 KIND_HOST = abi.WORKLOAD_KINDS.index("host")
 SOURCE_HOOK = abi.SOURCES.index("hook")
+STATE_VERIFIED = abi.STATES.index("verified")
 
 # Bytes that each name has room for, from the one layout.
 ROOM = {name: int(code[:-1]) for name, code in abi.WORKLOAD.fields if code.endswith("s")}
