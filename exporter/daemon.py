@@ -14,7 +14,7 @@ import structlog
 
 from bpf.error import FlowtagError
 from bpf.syscall import Map
-from exporter import counters, garbage, host, log, programs, records
+from exporter import activators, counters, garbage, host, log, programs, records
 from exporter.config import Config
 from exporter.directories import prepare
 from exporter.lock import Lock
@@ -84,6 +84,7 @@ def _knobs(config: Config) -> programs.Knobs:
         host_needs_claim=cgroup.mount_point() is None and config.host.host_network_containers,
         roots=engines.roots(config.host.engine_roots),
         activators=config.host.activators,
+        activator_cgroups=activators.cgroup_ids(config.host.activators),
     )
 
 
