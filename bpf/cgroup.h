@@ -44,6 +44,9 @@ int BPF_PROG(flowtag_mkdir, struct cgroup *cgroup, const char *path)
 		return 0;
 	parent_id = cgroup->self.parent->cgroup->kn->id;
 	parent = bpf_map_lookup_elem(&ft_cgroup, &parent_id);
+	/* A container without a cgroup of its own shares this one; what is made below is not its. */
+	if (parent && parent->flags & FT_OWNER_NO_CGROUP)
+		parent = NULL;
 	if (parent) {
 		owner.workload = parent->workload;
 		owner.flags = parent->flags | FT_OWNER_INHERITED;

@@ -27,7 +27,8 @@ enum ft_owner_special {
 
 enum ft_owner_flag {
 	FT_OWNER_INHERITED = 1,	 /* copied from the parent cgroup at mkdir */
-	FT_OWNER_NO_CGROUP = 2,	 /* this workload's sockets carry no cgroup of its own */
+	FT_OWNER_NO_CGROUP = 2,	 /* in ft_netns: this workload's sockets carry no cgroup of its own;
+				    in ft_cgroup: such a container shares this cgroup and the host's network */
 	FT_OWNER_RECONCILED = 4, /* written by the exporter, not by the hook */
 	FT_OWNER_ONCE = 8,	 /* in ft_port: for the next connect only, which consumes it */
 };

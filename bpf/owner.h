@@ -28,8 +28,12 @@ static __always_inline void resolve(struct verdict *v, const struct sock *sk, st
 	struct ft_owner *claim = bpf_map_lookup_elem(&ft_cgroup, &cgroup_id);
 	struct ft_netns *home = NULL;
 
-	if (netns != config.host_netns)
+	if (netns != config.host_netns) {
 		home = bpf_map_lookup_elem(&ft_netns, &netns);
+		/* Says only that the host's sockets in this cgroup may be a container's. */
+		if (claim && claim->flags & FT_OWNER_NO_CGROUP)
+			claim = NULL;
+	}
 	if ((home && home->kind == FT_NETNS_TRANSLATOR) ||
 	    (claim && claim->workload == FT_OWNER_TRANSLATOR))
 		translated_owner(v, sk, flow, netns);

@@ -11,12 +11,14 @@ import os
 import time
 
 from bpf import abi, syscall
+from bpf.error import FlowtagError
 from bpf.syscall import Map
 from exporter import namespaces
 from exporter.config import Config
 from exporter.containers import RECONCILED
 from identity import cgroup, incarnation, netns, translation
 from identity.claim import Claim, Stripe, release
+from identity.incarnation import Incarnation
 from identity.pinned import open_map
 from identity.workload import Workload
 
@@ -25,6 +27,8 @@ KEY_GRACE = 60 * SECOND
 # Records of a workload's last sockets may come long after it; its names stay until room is needed.
 WORKLOAD_GRACE = 3600 * SECOND
 CROWDED = 0.75
+# A connect that nobody answers is looked up when it ends, up to 127 s later (tcp_syn_retries 6).
+SHARED_GRACE = 300 * SECOND
 
 
 class Collector:
@@ -37,13 +41,16 @@ class Collector:
         self._locks = os.path.join(config.host.run_directory, "lock")
 
     def run(self) -> None:
-        referenced = self._incarnations()
+        incarnations = self._incarnations()
+        referenced = {found.workload.id for found in incarnations}
+        shared = {found.cgroup_shared for found in incarnations}
         mount = cgroup.mount_point()
         # Keys are read before the living are listed: what is made in between is not taken for dead.
         with open_map("ft_cgroup", self._config.host.pin_directory) as cgroups:
             entries = list(cgroups.items())
             if mount is not None:
                 self._keys("ft_cgroup", cgroups, entries, living_cgroups(mount))
+            self._unshare(cgroups, shared)
             self._end_reconciled([Claim.unpack(value) for _, value in cgroups.items()])
             referenced |= _owners(cgroups)
         with open_map("ft_netns", self._config.host.pin_directory) as spaces:
@@ -63,14 +70,31 @@ class Collector:
                 referenced |= _owners(keys)
         self._workloads(referenced)
 
-    def _incarnations(self) -> set[int]:
-        """Workload ids that a file in live/ or pending/ still speaks of."""
+    def _incarnations(self) -> list[Incarnation]:
+        """What the files in live/ and pending/ speak of."""
         run = self._config.host.run_directory
-        return {
-            found.workload.id
+        return [
+            found
             for directory in ("live", "pending")
             for _, found in incarnation.every(os.path.join(run, directory))
-        }
+        ]
+
+    def _unshare(self, cgroups: Map, shared: set[int]) -> None:
+        """Give cgroups back to the host in which no container on its network runs any more."""
+        for key, value in list(cgroups.items()):
+            number, claim = int.from_bytes(key, "little"), Claim.unpack(value)
+            if not claim.flags & abi.FLAG_NO_CGROUP or number in shared:
+                continue
+            if claim.until and self._now - claim.until < SHARED_GRACE:
+                continue
+            with Stripe(self._locks, number):
+                if cgroups.get(key) != value:
+                    continue
+                if claim.until:
+                    self.removed["ft_cgroup"] += cgroups.delete(key)
+                else:
+                    claim.until = self._now
+                    cgroups.update(key, claim.pack(), syscall.EXIST)
 
     def _keys(self, name: str, keys: Map, entries: list[tuple[bytes, bytes]], living: set[int]) -> None:
         for key, value in entries:
@@ -83,14 +107,17 @@ class Collector:
                 continue
             if claim.until and self._now - claim.until < KEY_GRACE:
                 continue
-            with Stripe(self._locks, number):
-                if keys.get(key) != value:
-                    continue  # somebody was quicker
-                if claim.until:
-                    self.removed[name] += keys.delete(key)
-                else:
-                    claim.until = self._now
-                    keys.update(key, claim.pack(), syscall.EXIST)
+            try:
+                with Stripe(self._locks, number):
+                    if keys.get(key) != value:
+                        continue  # somebody was quicker
+                    if claim.until:
+                        self.removed[name] += keys.delete(key)
+                    else:
+                        claim.until = self._now
+                        keys.update(key, claim.pack(), syscall.EXIST)
+            except FlowtagError:  # locked by a hook that hangs: the next collection's
+                continue
 
     def _end_reconciled(self, claims: list[Claim]) -> None:
         """End the containers that the exporter found itself and whose cgroups are all gone.
@@ -106,10 +133,13 @@ class Collector:
                 if workload.source != RECONCILED or workload.end or workload.id in living:
                     continue
                 end = ended.get(workload.id, self._now)
+                try:
+                    for space, claim in list(spaces.items()):
+                        if Claim.unpack(claim).workload == workload.id:
+                            release(spaces, int.from_bytes(space, "little"), workload.id, end, self._locks)
+                except FlowtagError:
+                    continue
                 workloads.update(key, workload.replace(end=end).pack(), syscall.EXIST)
-                for space, claim in list(spaces.items()):
-                    if Claim.unpack(claim).workload == workload.id:
-                        release(spaces, int.from_bytes(space, "little"), workload.id, end, self._locks)
 
     def _ended(self, keys: Map) -> None:
         """Remove claims on ports that ended long enough ago, as far as nobody has claimed them anew."""

@@ -58,13 +58,18 @@ class Reconciler:
             return
         gaps = self._loaded.gaps.get()
         walk = Walk(self._config, mount)
-        if walk.run():
+        try:
+            whole = walk.run()
+        except (OSError, FlowtagError) as error:
+            self._log.warning("looking for containers", error=str(error))
+            whole = False
+        if whole:
             self._loaded.close_gaps(gaps)
         else:
             self._next_walk = time.monotonic() + AGAIN_SECONDS
         if walk.found:
             self._log.info("containers found that no hook announced", containers=walk.found)
-        self._marked = -1 if walk.waiting else marked
+        self._marked = marked if whole and not walk.waiting else -1
 
     def _replay(self) -> None:
         """Write what the hook left, with its time, for containers that still live; end the others."""

@@ -53,6 +53,8 @@ def find(new: Incarnation, settings: dict[str, str], runtime_pid: str) -> None:
     number = netns.cookie(new.pid)
     if number not in (host_netns(settings), netns.cookie("/proc/self/ns/net")):
         new.netns = number
+    elif new.netns_flags and mount and path:
+        new.cgroup_shared = cgroup.id_of(mount + path)
 
 
 def holds(path: str, pid: str) -> bool:

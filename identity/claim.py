@@ -172,6 +172,19 @@ def inherit(cgroups: syscall.Map, cgroup: int, parent: Claim, locks: str) -> Cla
     return mine
 
 
+def mark_shared(cgroups: syscall.Map, cgroup: int, now: int, locks: str) -> None:
+    """Say that a container on the host's network runs in a cgroup that is not its own.
+
+    Nothing tells its sockets from those of the host beside it: nobody's, until the exporter finds no
+    such container there any more.
+    """
+    key = abi.ID.pack(cgroup)
+    with Stripe(locks, cgroup):
+        value = cgroups.get(key)
+        if value is None or Claim.unpack(value).until:
+            cgroups.update(key, Claim(abi.OWNER_UNCLAIMED, now, 0, abi.FLAG_NO_CGROUP).pack())
+
+
 def release(keys: syscall.Map, number: int, workload: int, now: int, locks: str) -> bool:
     """End the claim of `workload` on a key; False if the key is not, or no longer, its own."""
     key = abi.ID.pack(number)

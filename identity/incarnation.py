@@ -26,6 +26,7 @@ _OWN = (
     "cgroup",
     "cgroup_directory",
     "cgroup_parent",
+    "cgroup_shared",
     "netns",
     "netns_flags",
     "blocks",
@@ -38,7 +39,8 @@ class Incarnation:
     """A workload with the process it began with and the keys it claims.
 
     pid and start_time (clock ticks) name the process; cgroup, cgroup_parent (ids) and netns
-    (cookie) are 0 where there is no key; netns_flags go with the namespace's claim; blocks are the
+    (cookie) are 0 where there is no key; cgroup_shared is the cgroup of a container on the host's
+    network that has none of its own; netns_flags go with the namespace's claim; blocks are the
     ports of shared addresses that it asked for and may have (identity/port_block.py), refused says
     which it did not get, or why none; reason says why a pending one is pending.
     """
@@ -50,6 +52,7 @@ class Incarnation:
     cgroup: int
     cgroup_directory: str
     cgroup_parent: int
+    cgroup_shared: int
     netns: int
     netns_flags: int
     blocks: str
@@ -65,6 +68,7 @@ class Incarnation:
         cgroup: int = 0,
         cgroup_directory: str = "",
         cgroup_parent: int = 0,
+        cgroup_shared: int = 0,
         netns: int = 0,
         netns_flags: int = 0,
         blocks: str = "",
@@ -77,6 +81,7 @@ class Incarnation:
         self.cgroup = cgroup
         self.cgroup_directory = cgroup_directory
         self.cgroup_parent = cgroup_parent
+        self.cgroup_shared = cgroup_shared
         self.netns = netns
         self.netns_flags = netns_flags
         self.blocks = blocks

@@ -78,6 +78,8 @@ def begin(new: Incarnation, name: str, maps: Maps, run: str) -> None:
     if new.netns:
         mine = claim.Claim(*owner, flags=new.netns_flags)
         claim.claim_netns(maps.spaces, new.netns, mine, locks, before)
+    if new.cgroup_shared:
+        claim.mark_shared(maps.cgroups, new.cgroup_shared, new.workload.start, locks)
     if new.blocks:
         _claim_blocks(new, maps, locks)
 
@@ -137,6 +139,26 @@ def _inherit(directory: str, parent: claim.Claim, cgroups: syscall.Map, locks: s
         stands = claim.inherit(cgroups, number, parent, locks)
         if stands.flags & abi.FLAG_INHERITED:
             _inherit(path, stands, cgroups, locks)
+
+
+def _claim_blocks(new: Incarnation, maps: Maps, locks: str) -> None:
+    """Claim the ports of shared addresses that it asked for; those that are another's are refused."""
+    from identity import port_block  # few containers have some
+
+    with open_map("ft_addr", maps.directory) as addresses, open_map("ft_port", maps.directory) as ports:
+        wanted = port_block.parse_own(new.blocks)
+        mine = claim.Claim(new.workload.id, new.workload.start)
+        refused = port_block.claim(addresses, ports, wanted, mine, locks)
+    if refused:
+        new.refused = f"{', '.join(map(str, refused))}: another living workload's ports are in it"
+        new.blocks = ",".join(str(block) for block in wanted if block not in refused)
+
+
+def _release_blocks(old: Incarnation, maps: Maps, now: int, locks: str) -> None:
+    from identity import port_block
+
+    with open_map("ft_addr", maps.directory) as addresses, open_map("ft_port", maps.directory) as ports:
+        port_block.release(addresses, ports, port_block.parse_own(old.blocks), old.workload.id, now, locks)
 
 
 def shared(old: Incarnation, run: str) -> bool:

@@ -51,6 +51,10 @@ class Block:
             for port, bits in split(self.first, self.last)
         ]
 
+    def meets(self, other: Block) -> bool:
+        """Whether a port is in both."""
+        return self.address == other.address and self.first <= other.last and other.first <= self.last
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Block) and str(self) == str(other)
 
@@ -99,7 +103,7 @@ def parse(text: str, shared: frozenset[bytes]) -> list[Block]:
             f"reading {ANNOTATION}: {len(text)} characters, {len(items)} blocks",
             f"at most {TEXT_LIMIT} and {BLOCK_LIMIT}",
         )
-    blocks = []
+    blocks: list[Block] = []
     for item in items:
         block = _parse_one(item)
         if block.address not in shared:
@@ -107,6 +111,9 @@ def parse(text: str, shared: frozenset[bytes]) -> list[Block]:
                 f"reading {ANNOTATION}: {block}: the address is not configured as shared",
                 "name it in [translation] shared_addresses, then run `flowtag maps create`",
             )
+        for other in blocks:
+            if block.meets(other):
+                raise FlowtagError(f"reading {ANNOTATION}: {block} and {other} overlap", _HINT)
         blocks.append(block)
     return blocks
 
