@@ -156,6 +156,7 @@ class Runc:
         self.cgroup_root = cgroup_root or f"/flowtag-test-{os.getpid()}"
         self._containers: list[Container] = []
         self._cgroups: list[str] = []  # directories that were not there before ours, parents first
+        self._remember(self.cgroup_root)
 
     def __enter__(self) -> Runc:
         return self

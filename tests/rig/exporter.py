@@ -6,7 +6,7 @@
         record = exporter.await_record(lambda r: r["local_port"] == 8080)
         some = exporter.await_records(lambda r: r["pid"] == 17, 2)
         exporter.records                       # all so far, parsed JSON lines, in order
-        exporter.log                           # its standard error so far
+        exporter.log                           # its standard error so far; await_log("text") waits
         exporter.stop()                        # SIGINT; exit status; the records are complete then
         exporter.run_directory, exporter.pin_directory, exporter.config    # paths
 
@@ -131,8 +131,7 @@ class Exporter:
             thread.start()
         with self._news:
             up = self._news.wait_for(
-                lambda: any("attached" in line for line in self._log[before:])
-                or self._log_ended,
+                lambda: any("attached" in line for line in self._log[before:]) or self._log_ended,
                 timeout,
             )
         if not up or self._process.poll() is not None:
@@ -153,6 +152,12 @@ class Exporter:
         for thread in self._readers:
             thread.join(timeout)
         return status
+
+    def await_log(self, text: str, timeout: float = 10) -> None:
+        """Wait until its log contains `text`."""
+        with self._news:
+            if not self._news.wait_for(lambda: text in "".join(self._log), timeout):
+                raise AssertionError(f"the exporter does not say {text!r}: {''.join(self._log)}")
 
     def await_record(self, wanted: Callable[[Record], bool], timeout: float = 10) -> Record:
         """The first record that is `wanted`, as soon as it is there."""

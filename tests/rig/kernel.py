@@ -81,10 +81,11 @@ class Watch:
         host_needs_claim: bool = False,
         roots: tuple[tuple[str, bool], ...] = (),
         activators: tuple[str, ...] = (),
-        ring_bytes: int = 1 << 22,
+        activator_cgroups: tuple[int, ...] = (),
+        ring_bytes: int = 1 << 25,
     ) -> None:
         cookie = netns_cookie(host) if host else 0  # no namespace has the cookie 0
-        self.knobs = Knobs(cookie, host_needs_claim, roots, activators)
+        self.knobs = Knobs(cookie, host_needs_claim, roots, activators, activator_cgroups)
         self.directory = Path(f"/sys/fs/bpf/flowtag-watch-{os.getpid()}-{next(_serial)}")
         self._network = Network()
         self._maps: dict[str, Map] = {}
@@ -96,7 +97,7 @@ class Watch:
             self._fence = self._network.__enter__().namespace("fence", bridge=False)
             self.programs = Programs(self.knobs, str(self.directory), self._ring_bytes)
             self.attach(self.programs)
-            self.ring = Ring(self.programs.map_fd("ft_events"))
+            self.ring = Ring(self.map("ft_events").fd)
         except BaseException:
             self.close()
             raise
@@ -109,8 +110,13 @@ class Watch:
         programs.close_gaps(programs.gaps.get())
         programs.attach(FLOW_PROGRAMS)
 
-    def take_over(self) -> None:
-        """Load the programs once more on the same pins, in the old ones' place."""
+    def take_over(self, *, old_is_gone: bool) -> None:
+        """Load the programs once more on the same pins, in the old ones' place.
+
+        Where the old exporter is gone only pins hold its programs; else they run until it goes.
+        """
+        if old_is_gone:
+            self.programs.__exit__()
         new = Programs(self.knobs, str(self.directory))
         self.attach(new)
         self.programs.__exit__()
@@ -156,21 +162,47 @@ class Watch:
 
     def settle(self, seconds: float = 10) -> None:
         """Return when everything that was reported before this call has been taken."""
+        cookies: list[int] = []
+        deadline = time.monotonic() + seconds
+        again = 0.0
+        while not any(np.isin(batch["cookie"], cookies).any() for batch in self._batches):
+            now = time.monotonic()
+            assert now < deadline, "the watch's own flow was not reported"
+            if now >= again:
+                cookies.append(self._refused())
+                again = now + 1
+            self.drain()
+            time.sleep(0.002)
+        self._batches = [np.concatenate(self._batches)]
+
+    def _refused(self) -> int:
+        """Make a flow of the watch's own; its cookie."""
         with self._fence.entered(), socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", 9)) == errno.ECONNREFUSED
-            cookie = socket_cookie(probe)
-        deadline = time.monotonic() + seconds
-        while not any(cookie in batch["cookie"] for batch in self._batches):
-            assert time.monotonic() < deadline, "the watch's own flow was not reported"
-            time.sleep(0.002)
-            self.drain()
-        self._batches = [np.concatenate(self._batches)]
+            return socket_cookie(probe)
+
+    def everything(self) -> Columns:
+        """All that has been taken, of the whole machine, in ring order."""
+        return np.concatenate(self._batches)
+
+    def forget(self) -> None:
+        """Drop what has been taken."""
+        self._batches = []
 
     def columns(self, *namespaces: Namespace) -> Columns:
         """What has been taken so far, in ring order, of these namespaces."""
         cookies = [netns_cookie(namespace) for namespace in namespaces]
         parts = [batch[np.isin(batch["netns"], cookies)] for batch in self._batches]
         return np.concatenate(parts) if parts else self.ring.take(0).records
+
+    def await_idle(self, namespace: Namespace) -> None:
+        """Return when no connection is left in a namespace and all that it reported is taken."""
+        deadline = time.monotonic() + 20
+        command = ("ss", "-Htan", "state", "connected", "exclude", "time-wait")
+        while namespace.run(*command):
+            assert time.monotonic() < deadline, "connections stay open"
+            self.drain()
+        self.settle()
 
     def await_columns(self, *namespaces: Namespace, count: int, seconds: float = 20) -> Columns:
         """The same, as soon as `count` records are there and surely no more; else AssertionError."""

@@ -65,9 +65,7 @@ def test_json_has_every_name_of_the_contract() -> None:
 
 
 def test_json_unknown_is_null() -> None:
-    found = record(
-        connect_us=abi.UNKNOWN32, rtt_us=abi.UNKNOWN32, rtt_min_us=abi.UNKNOWN32, reason=8
-    )
+    found = record(connect_us=abi.UNKNOWN32, rtt_us=abi.UNKNOWN32, rtt_min_us=abi.UNKNOWN32, reason=8)
     for name in ("connect_us", "rtt_us", "rtt_min_us", "role", "workload", "pid", "comm", "app"):
         assert found[name] is None, name
     assert found["workload_kind"] == "none"

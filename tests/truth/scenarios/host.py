@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's own network: containers that use it beside processes of the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.rig.bundle import HOST as HOST_NETWORK
+from tests.truth.owner import unhooked
+from tests.truth.stage import HUB, Evidence, Stage
+
+PORT = 7180
+
+
+def host_network(directory: Path, size: float) -> Evidence:
+    """Hooked containers and host processes on one address, talking to each other and to one far end."""
+    count = max(5, round(150 * size))
+    with Stage("host_network", directory) as stage:
+        hub = stage.hub()
+        stage.uplink()
+        everybody = [
+            stage.container("guest-a", HOST_NETWORK),
+            stage.process(),
+            stage.container("guest-b", HOST_NETWORK),
+            stage.process(),
+        ]
+        for number, actor in enumerate(everybody):
+            actor.do(f"listen 127.0.0.1 {PORT + number}")
+        jobs = []
+        for number, actor in enumerate(everybody):
+            there = PORT + (number + 1) % len(everybody)
+            jobs.append((actor, actor.begin(f"connect 127.0.0.1 {there} {count}")))
+            jobs.append((actor, actor.begin(f"connect {hub.ipv4} {HUB} {count} end=server")))
+        for actor, job in jobs:
+            actor.end(job)
+    return stage.evidence
+
+
+def hook_failed(directory: Path, size: float) -> Evidence:
+    """A container on the host's network whose hook failed: never the host's. `deep` is never found."""
+    count = max(10, round(300 * size))
+    with Stage("hook_failed", directory) as stage:
+        host = stage.process()
+        host.do(f"listen 127.0.0.1 {PORT}")
+        failed = stage.container("failed", HOST_NETWORK, hook=False)
+        failed.do(f"listen 127.0.0.1 {PORT + 1}")
+        job = failed.begin(f"connect 127.0.0.1 {PORT} {count} pause=0.005 from=127.0.0.1")
+        deep = stage.container(
+            "deep",
+            HOST_NETWORK,
+            hook=False,
+            expect=unhooked("deep"),
+            cgroup=f"{stage.runc.cgroup_root}/between/pods/deep",
+        )
+        deep.do(f"connect 127.0.0.1 {PORT} {count}")
+        host.do(f"connect 127.0.0.1 {PORT + 1} {count // 2}")
+        failed.end(job)
+    return stage.evidence

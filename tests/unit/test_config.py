@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration: what is taken, and that every mistake is an error that names its key."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bpf.error import FlowtagError
+from exporter.config import Config, Exporter, Host, dump, load
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=40)
+
+
+def write(directory: Path, text: str) -> str:
+    path = directory / "flowtag.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def refused(directory: Path, text: str) -> FlowtagError:
+    path = write(directory, text)
+    with pytest.raises(FlowtagError) as caught:
+        load(path)
+    assert path in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "")) == Config()
+
+
+def test_keys_are_taken(tmp_path: Path) -> None:
+    text = (
+        '[host]\nrun_directory = "/x"\nactivators = ["a", "b"]\nhost_network_containers = false\n'
+        "[exporter]\nring_bytes = 8192\n"
+    )
+    assert load(write(tmp_path, text)) == Config(
+        Host(run_directory="/x", activators=("a", "b"), host_network_containers=False),
+        Exporter(ring_bytes=8192),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[hots]\n", "hots"),
+        ("ring_bytes = 4096\n", "ring_bytes"),
+        ("[exporter]\nringbytes = 4096\n", "exporter.ringbytes"),
+        ("[host.exporter]\n", "host.exporter"),
+    ],
+)
+def test_unknown_key_is_named_with_its_path(tmp_path: Path, text: str, key: str) -> None:
+    error = refused(tmp_path, text)
+    assert f"unknown key {key}" in str(error)
+    assert error.hint.startswith("known here: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("host = 3\n", "host must be a table"),
+        ("[host]\npin_directory = 3\n", "host.pin_directory must be of type str, not int"),
+        ('[host]\nengine_roots = "docker"\n', "host.engine_roots must be a list"),
+        ("[host]\nengine_roots = [1]\n", "host.engine_roots[] must be of type str, not int"),
+        ("[host]\nhost_network_containers = 1\n", "must be of type bool, not int"),
+        ("[exporter]\nring_bytes = true\n", "exporter.ring_bytes must be of type int, not bool"),
+        ("[exporter]\ndrain_ms = 1.5\n", "exporter.drain_ms must be of type int, not float"),
+    ],
+)
+def test_wrong_type_is_named_with_its_path(tmp_path: Path, text: str, message: str) -> None:
+    assert message in str(refused(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[exporter]\nring_bytes = 5000\n", "exporter.ring_bytes"),
+        ("[exporter]\nring_bytes = 2048\n", "exporter.ring_bytes"),
+        ("[exporter]\nring_bytes = -4096\n", "exporter.ring_bytes"),
+        ("[exporter]\nring_bytes = 8589934592\n", "exporter.ring_bytes"),
+        ("[exporter]\ndrain_ms = 0\n", "exporter.drain_ms"),
+        ("[exporter]\ndrain_ms = 60001\n", "exporter.drain_ms"),
+        ('[host]\npin_directory = "pins"\n', "host.pin_directory"),
+        ('[host]\nrun_directory = ""\n', "host.run_directory"),
+        ('[host]\nrun_directory = "/run/a b\\n"\n', "host.run_directory"),
+        ('[host]\nengine_roots = ["a/b"]\n', "host.engine_roots"),
+        ('[host]\nengine_roots = [""]\n', "host.engine_roots"),
+        (f'[host]\nengine_roots = ["{"a" * 32}"]\n', "host.engine_roots"),
+        (f'[host]\nactivators = ["{"a" * 16}"]\n', "host.activators"),
+        ('[host]\nactivators = [""]\n', "host.activators"),
+    ],
+)
+def test_bad_value_is_named_with_a_hint(tmp_path: Path, text: str, key: str) -> None:
+    error = refused(tmp_path, text)
+    assert key in str(error)
+    assert error.hint
+
+
+@pytest.mark.parametrize("data", [b"[host\n", b"\xff", b"a = 1\na = 2\n"])
+def test_broken_file_is_an_error(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "flowtag.toml"
+    path.write_bytes(data)
+    with pytest.raises(FlowtagError, match=r"reading the configuration .*flowtag\.toml: "):
+        load(str(path))
+
+
+def test_missing_file_is_an_error_only_if_it_was_named() -> None:
+    with pytest.raises(FlowtagError, match="no such file"):
+        load("/nonexistent/flowtag.toml")
+
+
+def test_directory_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FlowtagError, match="directory"):
+        load(str(tmp_path))
+
+
+@given(
+    place=st.text(string.ascii_letters + string.digits + '/._-"\\ äß', max_size=40),
+    roots=st.lists(st.text(string.ascii_letters + '.-_ü"\\', min_size=1, max_size=12), max_size=4),
+    power=st.integers(12, 30),
+    drain_ms=st.integers(1, 60_000),
+    shared=st.booleans(),
+)
+def test_dump_reads_back_as_the_same_configuration(
+    tmp_path_factory: pytest.TempPathFactory,
+    place: str,
+    roots: list[str],
+    power: int,
+    drain_ms: int,
+    shared: bool,
+) -> None:
+    config = Config(
+        Host(
+            pin_directory="/" + place,
+            engine_roots=tuple(roots),
+            host_network_containers=shared,
+        ),
+        Exporter(ring_bytes=1 << power, drain_ms=drain_ms),
+    )
+    path = tmp_path_factory.mktemp("config") / "flowtag.toml"
+    path.write_text(dump(config), encoding="utf-8")
+    assert load(str(path)) == config
+
+
+@given(section=TEXT, key=TEXT, value=st.one_of(st.integers(), st.booleans(), TEXT))
+def test_any_other_key_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, section: str, key: str, value: object
+) -> None:
+    def quoted(text: str) -> str:
+        return '"' + "".join(f"\\U{ord(c):08x}" for c in text) + '"'
+
+    shown = quoted(value) if isinstance(value, str) else str(value).lower()
+    path = tmp_path_factory.mktemp("config") / "flowtag.toml"
+    name = section if section not in ("host", "exporter") else section + "_"
+    path.write_text(f"[{quoted(name)}]\n{quoted(key)} = {shown}\n", encoding="utf-8")
+    with pytest.raises(FlowtagError, match="unknown key"):
+        load(str(path))

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The modules that the hook imports, all of them: each costs every container's start some time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PYTHON = "/usr/bin/python3"
+
+OWN = {
+    "bpf",
+    "bpf.abi",
+    "bpf.error",
+    "bpf.syscall",
+    "hooks",
+    "hooks.oci_hook",
+    "hooks.place",
+    "identity",
+    "identity.cgroup",
+    "identity.claim",
+    "identity.incarnation",
+    "identity.lifetime",
+    "identity.netns",
+    "identity.oci",
+    "identity.pinned",
+    "identity.strict_json",
+    "identity.workload",
+}
+# What the interpreter itself brings differs with its version; these we ask for, or ctypes and os do.
+STANDARD = {
+    "__future__",
+    "_blake2",
+    "_collections_abc",
+    "_ctypes",
+    "_json",
+    "_stat",
+    "_struct",
+    "ctypes",
+    "ctypes._endian",
+    "fcntl",
+    "genericpath",
+    "os",
+    "os.path",
+    "posixpath",
+    "stat",
+    "struct",
+    "types",
+}
+PROBE = """
+import sys
+before = set(sys.modules)
+sys.path.append(sys.argv[1])
+from hooks.oci_hook import main
+main(sys.argv[2:])
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def imported(event: str, run: Path) -> set[str]:
+    """The modules after a whole invocation for this very process, with no maps pinned."""
+    run.mkdir(exist_ok=True)
+    (run / "hook").write_text(f"pin_directory {run}\n", encoding="utf-8")
+    state = {"id": "a", "bundle": "/b", "pid": os.getpid(), "annotations": {}}
+    done = subprocess.run(
+        [PYTHON, "-I", "-S", "-c", PROBE, ROOT, str(os.getpid()), event, str(run)],
+        input=json.dumps(state),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+def test_imports_of_create_runtime(tmp_path: Path) -> None:
+    assert imported("createRuntime", tmp_path / "run") == OWN | STANDARD
+    assert len(list((tmp_path / "run" / "pending").iterdir())) == 1  # it did its work
+
+
+def test_imports_of_poststop(tmp_path: Path) -> None:
+    assert imported("poststop", tmp_path / "run") == OWN | STANDARD
+
+
+def test_entry_imports_nothing_but_the_hook() -> None:
+    # A script has no .pyc: what stands in it is compiled at every container's start.
+    assert (ROOT / "hooks" / "main.py").stat().st_size < 600
