@@ -84,6 +84,7 @@ COUNTERS = (
     "cgroup_tombstoned",
     "cgroup_full",
     "consumed",
+    "opened",
 )
 COUNTER_SLOTS = 16
 
@@ -184,7 +185,7 @@ ROOT_MAX = 32
 ROOT = Layout("ft_root", ("name", "32s"), ("len", "I"), ("prefix", "I"))
 CONFIG_HEAD = Layout("ft_config", ("host_netns", "Q"), ("host_needs_claim", "I"), ("roots", "I"))
 COMM_LEN = 16
-STATE = Layout("ft_state", ("host_workload", "Q"), ("gaps", "Q"), ("gaps_closed", "Q"))
+STATE = Layout("ft_state", ("host_workload", "Q"), ("gaps", "Q"), ("gaps_closed", "Q"), ("open_flows", "Q"))
 
 # Pinned maps: kernel map type, key and value layout (None: the kernel's own).
 HASH, PERCPU_ARRAY, LPM_TRIE, SK_STORAGE, RINGBUF = 1, 6, 11, 24, 27

@@ -42,6 +42,8 @@ static __always_inline struct ft_flow *begin(const struct sock *sk, __u8 role, _
 		count(FT_COUNT_LOST_STORAGE);
 		return NULL;
 	}
+	if (!flow->time_open) /* else its twin was here */
+		count(FT_COUNT_OPENED);
 	flow->time_open = bpf_ktime_get_boot_ns();
 	flow->role = role;
 	flow->flags = flags;
@@ -54,6 +56,7 @@ static __always_inline void renew(struct ft_flow *flow)
 {
 	if (!flow->closed)
 		count(FT_COUNT_LOST_CLOSE);
+	count(FT_COUNT_OPENED);
 	flow->generation++;
 	flow->owner = FT_OWNER_NONE;
 	flow->rule = FT_RULE_NONE;
@@ -210,5 +213,16 @@ int flowtag_adopt(struct bpf_iter__tcp *ctx)
 		     FT_FLOW_ADOPTED | (kept_for_others(sk) ? FT_FLOW_ACTIVATED : 0));
 	if (flow)
 		own(sk, flow, 0);
+	return 0;
+}
+
+/* The other side of the ledger: opened = records + lost + those still open. */
+SEC("iter/bpf_sk_storage_map")
+int flowtag_open(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct ft_flow *flow = ctx->value;
+
+	if (flow && !flow->closed)
+		state.open_flows++;
 	return 0;
 }

@@ -133,6 +133,7 @@ enum ft_counter {
 	FT_COUNT_CGROUP_TOMBSTONED = 10,
 	FT_COUNT_CGROUP_FULL = 11, /* cgroups that ft_cgroup had no room for: degraded */
 	FT_COUNT_CONSUMED = 12,	   /* publications taken from ft_socket or ft_port */
+	FT_COUNT_OPENED = 13,	   /* flows begun: connects, accepts, adopted sockets */
 	FT_COUNT_MAX = 16,
 };
 
@@ -267,6 +268,7 @@ struct ft_state {
 	__u64 host_workload; /* current incarnation of the host's identity */
 	__u64 gaps;	     /* cgroups that ft_cgroup had no room for; the kernel counts */
 	__u64 gaps_closed; /* gaps at the last whole walk; the exporter writes. Not equal: degraded */
+	__u64 open_flows; /* what flowtag_open counted: flows that have not closed */
 };
 
 _Static_assert(sizeof(struct ft_owner) == 32, "ft_owner");
@@ -278,6 +280,6 @@ _Static_assert(sizeof(struct ft_flow) == 72, "ft_flow");
 _Static_assert(sizeof(struct ft_event) == 168, "ft_event");
 _Static_assert(sizeof(struct ft_event) % 8 == 0, "records of one size keep the ring an array");
 _Static_assert(sizeof(struct ft_root) == 40, "ft_root");
-_Static_assert(sizeof(struct ft_state) == 24, "ft_state");
+_Static_assert(sizeof(struct ft_state) == 32, "ft_state");
 
 #endif

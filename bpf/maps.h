@@ -95,12 +95,13 @@ struct {
 const volatile struct ft_config config = {};
 struct ft_state state = {};
 
+/* Atomic although per CPU: a softirq may count between another context's load and store. */
 static __always_inline void count(__u32 counter)
 {
 	__u64 *value = bpf_map_lookup_elem(&ft_count, &counter);
 
 	if (value)
-		(*value)++;
+		__sync_fetch_and_add(value, 1);
 }
 
 #endif

@@ -15,15 +15,16 @@ static __always_inline void keep(struct ft_flow *flow, const struct ft_owner *cl
 	count(FT_COUNT_CONSUMED);
 }
 
-static __always_inline void take_by_cookie(const struct sock *sk, struct ft_flow *flow)
+static __always_inline bool take_by_cookie(const struct sock *sk, struct ft_flow *flow)
 {
 	__u64 cookie = bpf_get_socket_cookie((void *)sk);
 	struct ft_owner *claim = bpf_map_lookup_elem(&ft_socket, &cookie);
 
-	if (claim) {
-		keep(flow, claim, FT_RULE_SOCKET);
-		bpf_map_delete_elem(&ft_socket, &cookie);
-	}
+	if (!claim)
+		return false;
+	keep(flow, claim, FT_RULE_SOCKET);
+	bpf_map_delete_elem(&ft_socket, &cookie);
+	return true;
 }
 
 static __always_inline struct ft_owner *by_port(const struct sock *sk, __u64 netns, __u16 port,
@@ -65,14 +66,13 @@ static __always_inline void translated_owner(struct verdict *v, const struct soc
 		refuse(v, FT_REASON_UNPUBLISHED);
 		return;
 	}
-	if (!flow->published)
-		take_by_cookie(sk, flow);
-	if (!flow->published) {
+	/* A newer publication replaces the kept one: a translator may use a socket for one after another. */
+	if (!take_by_cookie(sk, flow)) {
 		claim = by_port(sk, netns, local_port(tp), &key);
 		if (claim && claim->flags & FT_OWNER_ONCE) {
 			keep(flow, claim, FT_RULE_PORT);
 			bpf_map_delete_elem(&ft_port, &key);
-		} else if (claim) {
+		} else if (claim && !flow->published) {
 			judge(v, flow, claim, FT_RULE_PORT);
 			return;
 		}

@@ -57,6 +57,7 @@ def run(config: Config, output: str, seconds: float | None) -> int:
         finally:
             totals = counters.read(count_map)
             totals["recursion_misses"] = loaded.recursion_misses()
+            totals["open"] = loaded.open_flows()
             logger.info("counters since the maps were made", **totals)
         logger.info("stopped", records_written=written)
     return 0

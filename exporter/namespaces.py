@@ -28,17 +28,20 @@ def _places() -> Iterator[str]:
 def every() -> Iterator[int]:
     """A descriptor of each namespace, once; closed when the next one is asked for."""
     seen: set[int] = set()
+    nsfs = os.stat("/proc/self/ns/net").st_dev
     for path in _places():
         try:
-            inode = os.stat(path).st_ino
-            if inode in seen:
+            if os.stat(path).st_ino in seen:
                 continue
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:  # gone, or hidden from us
             continue
-        seen.add(inode)
         try:
-            yield fd
+            found = os.fstat(fd)
+            # A mount may go between listing and opening: what is left there is a plain file.
+            if found.st_dev == nsfs and found.st_ino not in seen:
+                seen.add(found.st_ino)
+                yield fd
         finally:
             os.close(fd)
 

@@ -51,8 +51,10 @@ def populated(directory: str) -> bool:
     try:
         with open(f"{directory}/cgroup.events", "rb") as file:
             return b"populated 1" in file.read().splitlines()
-    except FileNotFoundError:
-        return False
+    except OSError as error:
+        if error.errno in (2, 19):  # ENOENT; ENODEV: it went after it was opened
+            return False
+        raise
 
 
 def start_time(pid: int | str) -> int | None:

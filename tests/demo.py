@@ -4,7 +4,8 @@
 Waits for the exporter, then three times: a container `demo-web-...` that serves and a container
 `demo-shop-...` that connects to it, each in a network namespace of its own, both started by runc
 through the OCI hook. shop sends 1000 bytes over IPv4 and gets 5000, the same over IPv6, and is
-refused once. The host then talks to itself. Everything is gone again at the end, also after SIGINT and SIGTERM.
+refused once. The host then talks to itself. Everything is gone again at the end, also after SIGINT
+and SIGTERM.
 """
 
 from __future__ import annotations

@@ -346,9 +346,10 @@ class Machine(RuleBasedStateMachine):
     @rule(patient=st.booleans())
     def walk(self, patient: bool) -> None:
         shaped = {}
-        for number, path in self.paths.items():
-            if path.parent == self.root:
-                shaped[number] = path.name, self.first_space(path)
+        for entry in os.scandir(self.root):  # in the walk's order: the first in a namespace keeps it
+            if entry.is_dir():
+                path = Path(entry.path)
+                shaped[cgroup_id(path)] = path.name, self.first_space(path)
         containers.HOOK_NS = 0 if patient else 1 << 62
         assert Walk(self.site.config, str(mount())).run()
         self.model.walk(shaped, patient=patient)

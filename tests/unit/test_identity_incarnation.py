@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -33,7 +34,7 @@ def everything(found: Incarnation) -> tuple[object, ...]:
     st.fixed_dictionaries(NUMBERS),
     st.text(max_size=100),
 )
-def test_encode_round_trips(workload: Workload, numbers: dict[str, int], text: str) -> None:
+def test_encode_round_trips(workload: Workload, numbers: dict[str, Any], text: str) -> None:
     one = Incarnation(workload, **numbers, cgroup_directory=text, reason=text)
     assert everything(Incarnation.decode(one.encode())) == everything(one)
 
