@@ -46,7 +46,7 @@ from tests.kernel.claims_model import CONTESTED, UNCLAIMED, Key, Model, Record
 from tests.rig.kernel import netns_cookie
 from tests.rig.network import Namespace, Network
 
-EXAMPLES = int(os.environ.get("FLOWTAG_MODEL_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("FLOWTAG_MODEL_EXAMPLES", "100"))
 ROOT = f"flowtag-model-{os.getpid()}"
 CIDS = ("a", "b", "c")
 SPECIAL = {abi.OWNER_UNCLAIMED: UNCLAIMED, abi.OWNER_CONTESTED: CONTESTED}
@@ -113,7 +113,6 @@ class Machine(RuleBasedStateMachine):
         self.containers: list[Container] = []
         self.moved: dict[int, int] = {}
         self.owners: dict[str, int] = {}
-        self.ends: dict[int, int] = {}
         self.clock = 0
         self.serial = itertools.count()
 
@@ -174,7 +173,26 @@ class Machine(RuleBasedStateMachine):
     def start(self, pick: int, name: str, space: int) -> None:
         """A container's process, in a cgroup of any container's name; without one in the engine's own."""
         running = {found.cid for found in self.current(alive=True)}
+        self.launch(choose(pick, [cid for cid in CIDS if cid not in running]), name, space)
+
+    @precondition(lambda self: not self.current(alive=True))
+    @rule(space=st.integers(1, 2), names=st.permutations(CIDS), bare=st.booleans())
+    def start_pod(self, space: int, names: list[str], bare: bool) -> None:
+        """Two that share a namespace, in cgroups of their own; bare: the first one has none."""
+        for cid, name in zip(CIDS, ["" if bare else names[0], names[1]], strict=False):
+            self.launch(cid, name, space)
+            self.create(self.containers[-1], broken=False)
+
+    @precondition(lambda self: self.model.spaces and len(self.current(alive=True)) < len(CIDS))
+    @rule(pick=PICK)
+    def start_beside(self, pick: int) -> None:
+        """A container in a known namespace, and in the engine's own cgroup: the namespace is all there is."""
+        running = {found.cid for found in self.current(alive=True)}
         cid = choose(pick, [cid for cid in CIDS if cid not in running])
+        self.launch(cid, "", 1 + pick % 2)
+        self.create(self.containers[-1], broken=False)
+
+    def launch(self, cid: str, name: str, space: int) -> None:
         number = (self.directory(name) or self.make(self.root / name)) if name else 0
         place = self.site.spaces[space - 1] if space else None
         with place.entered() if place else nullcontext():
@@ -373,8 +391,6 @@ class Machine(RuleBasedStateMachine):
             long_ended = claim is not None and claim.until != 0 and now - claim.until >= garbage.KEY_GRACE
             assert (number in removed) == (number not in self.model.parent and long_ended)
         self.model.collect(removed)
-        for number in removed:
-            self.ends.pop(number, None)
 
     # What must hold after every step.
 
