@@ -100,9 +100,9 @@ class Witness:
         """Closes without a record, in tasks in which no program saw any: print and count them."""
         recorded = Counter(
             zip(
-                records["local_address"].view(np.uint8).reshape(-1, 16)[:, 15].tolist(),
+                np.ascontiguousarray(records["local_address"]).view(np.uint8).reshape(-1, 16)[:, 15].tolist(),
                 records["local_port"].tolist(),
-                records["peer_address"].view(np.uint8).reshape(-1, 16)[:, 15].tolist(),
+                np.ascontiguousarray(records["peer_address"]).view(np.uint8).reshape(-1, 16)[:, 15].tolist(),
                 records["peer_port"].tolist(),
                 strict=True,
             )

@@ -140,6 +140,7 @@ def test_create_makes_everything_once(empty: Host) -> None:
         "pin_directory": str(empty.pins),
         "cgroup_mount": cgroup.mount_point() or "",
         "host_netns": str(netns.host_cookie()),
+        "shared_addresses": "",
     }
     before = (empty.run / "hook").stat().st_ino
     assert empty.call("maps", "create").stderr == "everything is there\n"
