@@ -11,6 +11,7 @@ shop.exit()                            # the payload ends, all sockets with it
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Protocol
 
 from tests.truth.owner import Expectation, Register
@@ -33,15 +34,18 @@ class Speaker(Protocol):
 class Actor:
     """One payload."""
 
-    def __init__(self, speaker: Speaker, register: Register, expectation: Expectation) -> None:
+    def __init__(
+        self, speaker: Speaker, register: Register, expectation: Expectation, *, hooked: bool = False
+    ) -> None:
         self.speaker = speaker
+        self._hooked = hooked
         self._register = register
         self._commands = itertools.count()
         self.become(expectation)
 
     def become(self, expectation: Expectation) -> str:
         """Take a fresh nonce, for sockets of which this is expected; returns it."""
-        nonce = self._register.nonce(expectation)
+        nonce = self._register.nonce(replace(expectation, hooked=self._hooked))
         self.do(f"nonce {nonce}")
         return nonce
 

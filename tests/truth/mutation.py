@@ -41,7 +41,7 @@ MUTATIONS = {
         "\t\tjudge(v, flow, &home->owner, FT_RULE_NETNS);\n",
     ),
     "socket": Mutation(
-        "translated", "translator.h", "\tif (!flow->published)\n\t\ttake_by_cookie(sk, flow);\n"
+        "translated", "translator.h", "if (!take_by_cookie(sk, flow)) {", "if (!flow->published) {"
     ),
     "port": Mutation(
         "translated",

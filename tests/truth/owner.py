@@ -16,8 +16,8 @@ HOST = "the host"
 class Expectation:
     """owner: the truth. reasons: those for which the design leaves such a socket to nobody.
 
-    nobodys: it must be nobody's, even where the truth could be guessed. hooked: of a container whose
-    hook ran, so that every gap must be the design's.
+    nobodys: it must be nobody's, even where the truth could be guessed. hooked: a container's whose hook
+    ran; the report says for what reasons such are nobody's.
     """
 
     owner: str
@@ -28,7 +28,7 @@ class Expectation:
 
 def hooked(container_id: str, *reasons: str) -> Expectation:
     """A container whose hook ran: its own, but where the design says `reasons`."""
-    return Expectation(container_id, frozenset(reasons), hooked=True)
+    return Expectation(container_id, frozenset(reasons))
 
 
 def unhooked(container_id: str) -> Expectation:

@@ -22,10 +22,10 @@ NAME becomes the process's name (comm). The answer to a command is `ok` and its 
 
 Options of connect and offer: end=client|server|reset|hold|late|full, from=ADDRESS, port=P (the first
 local port, one more for each connection), first=P (the same socket tries this port before, in vain),
-local=ADDRESS (what a failed connect came from, where no from= says so), slow=1 (only offer: what is
-given away is not connected yet), mapped=1 (an AF_INET6 socket for an IPv4 address), pause=SECONDS
-between connections. late: held, and the far end closes LATE seconds after us. full: held, with more
-written than the far end takes before LATE seconds have passed.
+again=1 (the same socket makes a second connection), local=ADDRESS (what a failed connect came from, where
+no from= says so), slow=1 (only offer: what is given away is not connected yet), mapped=1 (an AF_INET6
+socket for an IPv4 address), pause=SECONDS between connections. late: held, and the far end closes LATE
+seconds after us. full: held, with more written than the far end takes before LATE seconds have passed.
 """
 
 from __future__ import annotations
@@ -72,6 +72,16 @@ def exchange(sock: socket.socket, token: str) -> str:
             return ""
         data += more
     return data.decode()
+
+
+def disconnect(sock: socket.socket) -> None:
+    """connect(AF_UNSPEC): the socket forgets its connection and can make another."""
+    import ctypes  # few payloads need it, and it is slow to import
+
+    sock.settimeout(None)  # connect() is to block on the next one too
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.connect(sock.fileno(), bytes(16), 16) != 0:
+        raise OSError(ctypes.get_errno(), "connect(AF_UNSPEC)")
 
 
 class Payload:
@@ -196,6 +206,11 @@ class Payload:
                 self.try_connect(sock, there, int(options["first"]), self.token(end), here)
             token = self.token(end)
             opened = self.try_connect(sock, there, port, token, here)
+            if opened and "again" in options:
+                self.greet(sock, token, opened)
+                disconnect(sock)
+                token = self.token(end)
+                opened = self.try_connect(sock, there, port, token, here)
             if opened:
                 self.greet(sock, token, opened)
                 self.finish(sock, end)

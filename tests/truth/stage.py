@@ -216,7 +216,7 @@ class Stage:
             self.living.cgroups[container.cgroup_id] = id
         if expect is None:
             expect = hooked(id) if hook else unhooked(id)
-        actor = Actor(container, self.register, expect)
+        actor = Actor(container, self.register, expect, hooked=hook)
         self._actors[actor] = container, life
         self._logs[actor] = self.logs / str(number)
         return actor

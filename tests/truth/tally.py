@@ -49,10 +49,14 @@ class Count:
 
 @dataclass(slots=True)
 class Tally:
-    """One scenario: by method, and flowtag's verdicts by rule or reason. faults: some of what is wrong."""
+    """One scenario: by method, and flowtag's verdicts by rule or reason. faults: some of what is wrong.
+
+    hooked: flowtag's verdicts on containers whose hook ran, by rule or reason.
+    """
 
     methods: dict[str, Count]
     by_rule: dict[str, Count]
+    hooked: dict[str, Count]
     seconds: float
     faults: list[str] = field(default_factory=list)
 
@@ -64,6 +68,7 @@ class Tally:
 def tally(evidence: Evidence) -> Tally:
     """Count one scenario."""
     by_rule: dict[str, Count] = defaultdict(Count)
+    hooked: dict[str, Count] = defaultdict(Count)
     faults: list[str] = []
     methods: dict[str, Count] = {}
     for name, given in answers(evidence).items():
@@ -74,10 +79,14 @@ def tally(evidence: Evidence) -> Tally:
             methods[name].add(one)
             if name == FLOWTAG:
                 by_rule[_heading(answer.verdicts)].add(one)
+                if expected.hooked:
+                    hooked[_heading(answer.verdicts)].add(one)
                 if not one.green and len(faults) < EXAMPLES:
                     faults.append(f"{expected}: {answer}")
     methods[FLOWTAG].lost_counted = evidence.lost
-    return Tally(methods, dict(sorted(by_rule.items())), evidence.seconds, faults)
+    return Tally(
+        methods, dict(sorted(by_rule.items())), dict(sorted(hooked.items())), evidence.seconds, faults
+    )
 
 
 def judge(answer: Answer, expected: Expectation, *, strict: bool) -> Count:

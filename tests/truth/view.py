@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.rig.exporter import ROOT
 from tests.truth.stage import Evidence
 
 V1_ONLY = "umount /sys/fs/cgroup/unified"
@@ -30,6 +31,7 @@ def play(view: str, module: str, function: str, directory: Path, size: float) ->
         stderr=subprocess.PIPE,
         text=True,
         check=False,
+        cwd=ROOT,
     )
     if done.returncode:
         raise RuntimeError(f"{function} failed inside its view:\n{done.stderr}")

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.rig.bundle import HOST as HOST_NETWORK
-from tests.truth.owner import unhooked
+from tests.truth.owner import hooked, unhooked
 from tests.truth.stage import HUB, Evidence, Stage
 
 PORT = 7180
@@ -56,3 +61,31 @@ def hook_failed(directory: Path, size: float) -> Evidence:
         host.do(f"connect 127.0.0.1 {PORT + 1} {count // 2}")
         failed.end(job)
     return stage.evidence
+
+
+def hook_delayed(directory: Path, size: float) -> Evidence:
+    """The hook could not write and left its identity to the exporter: counted from when it was told."""
+    count = max(10, round(300 * size))
+    with Stage("hook_delayed", directory) as stage:
+        host = stage.process()
+        host.do(f"listen 127.0.0.1 {PORT}")
+        with _locked(stage.exporter.run_directory / "lock"):
+            guest = stage.container("guest", HOST_NETWORK, expect=hooked("guest", "unclaimed_container"))
+            guest.do(f"connect 127.0.0.1 {PORT} {count}")
+            guest.become(hooked("guest"))  # open when the identity comes: late, but known
+            guest.do(f"connect 127.0.0.1 {PORT} {count} end=hold")
+        time.sleep(1.5)
+        guest.do("release")
+        guest.do(f"connect 127.0.0.1 {PORT} {count}")
+    return stage.evidence
+
+
+@contextmanager
+def _locked(locks: Path) -> Iterator[None]:
+    """Nobody gets a lock on a claim meanwhile, so the hook gives up."""
+    with ExitStack() as stack:
+        for path in locks.iterdir():
+            fd = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield

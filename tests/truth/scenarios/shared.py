@@ -30,7 +30,7 @@ def pod(directory: Path, size: float) -> Evidence:
         for port, actor in enumerate((app, sidecar, stray, pause), 8080):
             actor.do(f"connect 127.0.0.1 {port} {count}")
             actor.do(f"connect {place.ipv6} {port} {count} end=server")
-            actor.do(f"connect {hub.ipv4} {HUB} {count}")
+            actor.do(f"connect {hub.ipv4} {HUB} {count} again=1")
         # The app is restarted under its own name; the pod's namespace stays.
         stage.leave(app)
         again = stage.container("app", place)

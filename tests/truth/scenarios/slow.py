@@ -42,7 +42,7 @@ def slow_connect(directory: Path, size: float) -> Evidence:
             "first",
             stage.network.namespace("first"),
             cgroup=cgroup,
-            expect=Expectation("first", frozenset({"contested"}), hooked=True),
+            expect=Expectation("first", frozenset({"contested"})),
         )
         steady = stage.container("steady", stage.network.namespace("steady"))
         stray = stage.container("stray", stage.network.namespace("stray"), hook=False)

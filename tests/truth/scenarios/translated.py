@@ -77,7 +77,7 @@ def transition(stage: Stage, hub: Namespace) -> Iterator[Transition]:
 
 
 def translated(directory: Path, size: float) -> Evidence:
-    """Published before connect by socket, by port, or by a block; late; never; refused and retried."""
+    """Published by socket, by port or by a block before connect; late; never; refused and retried; reused."""
     count = max(10, round(150 * size))
     with Stage("translated", directory, tables=TABLES) as stage:
         hub = stage.hub()
@@ -100,6 +100,7 @@ def translated(directory: Path, size: float) -> Evidence:
                 jobs.append((actor, actor.begin(f"connect {hub.ipv4} {HUB} {count} end=hold")))
                 jobs.append((actor, actor.begin(f"connect {hub.ipv4} {HUB} {count} first=9 local={SHARED}")))
                 jobs.append((actor, actor.begin(f"connect {hub.ipv4} {HUB} {count} mapped=1 end=server")))
+                jobs.append((actor, actor.begin(f"connect {hub.ipv4} {HUB} {count // 2} again=1")))
             for actor, job in jobs:
                 actor.end(job)
             for actor, name in zip(actors, NAMES, strict=True):  # what needs no translation is their own
