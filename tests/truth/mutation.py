@@ -114,8 +114,8 @@ MUTATIONS = {
     "inheritance": Mutation(
         "nested",
         "cgroup.h",
-        "owner.workload = parent->workload;",
-        "owner.workload = FT_OWNER_UNCLAIMED;",
+        "\tif (parent) {\n",
+        "\tif (parent && false) {\n",
     ),
     "tombstone": Mutation("inherited_listener", "cgroup.h", "\t\towner->until = bpf_ktime_get_boot_ns();\n"),
     "socket_cgroup": Mutation(
