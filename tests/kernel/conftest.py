@@ -13,9 +13,17 @@ from tests.rig.network import Network
 
 
 @pytest.fixture(scope="session")
-def session_watch(kernel: None) -> Iterator[Watch]:
+def lasting_watch(kernel: None) -> Iterator[Watch]:
     with Watch() as watch:
         yield watch
+
+
+@pytest.fixture
+def session_watch(lasting_watch: Watch) -> Watch:
+    """Emptied: it saw the storms of other tests too, and a full ring would lose what comes now."""
+    lasting_watch.drain()
+    lasting_watch.forget()
+    return lasting_watch
 
 
 @pytest.fixture

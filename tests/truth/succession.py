@@ -7,8 +7,12 @@ from tests.rig.network import Namespace, Network, ip
 
 
 def without_time_wait(namespace: Namespace) -> Namespace:
-    """Ports there are free again at once, so that the next connection can have the same ones."""
+    """Ports there are free again at once, so that the next connection can have the same ones.
+
+    And nobody gets one of those that scenarios name (40000 and more) by chance.
+    """
     namespace.sysctl("ipv4.tcp_max_tw_buckets", "0")
+    namespace.sysctl("ipv4.ip_local_port_range", "50000 60999")
     return namespace
 
 
