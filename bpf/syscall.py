@@ -28,6 +28,8 @@ _syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_ulo
 _syscall.restype = ctypes.c_long
 _libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
 _libc.setns.restype = ctypes.c_int
+_libc.open_by_handle_at.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_libc.open_by_handle_at.restype = ctypes.c_int
 _libc.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 _libc.ioctl.restype = ctypes.c_int
 
@@ -36,6 +38,10 @@ _OBJ = Struct("=QII")  # pathname, bpf_fd, file_flags
 _INFO = Struct("=IIQ")  # bpf_fd, info_len, info
 _BATCH = Struct("=QQQQIIQQ")  # in, out, keys, values, count, map_fd, elem_flags, flags
 _MAP_INFO = Struct("=IIIIII16s")  # type, id, key_size, value_size, max_entries, flags, name
+
+_HANDLE = Struct("=IiQ")  # struct file_handle: handle_bytes, handle_type, id
+_FILEID_KERNFS = 0xFE
+_ESTALE = 116
 
 CLONE_NEWNET = 0x40000000
 _NS_GET_ID = 0x8008B70D  # _IOR(0xb7, 13, __u64), linux/nsfs.h
@@ -220,6 +226,22 @@ def setns(fd: int, kind: int = CLONE_NEWNET) -> None:
     if _libc.setns(fd, kind) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error), f"setns of descriptor {fd}")
+
+
+def cgroup_exists(mount: int, number: int) -> bool:
+    """Whether the cgroup v2 with this id is there; `mount` is a descriptor of a cgroup2 directory.
+
+    By its file handle (FILEID_KERNFS), so however deep it lies. Needs CAP_DAC_READ_SEARCH.
+    """
+    handle = ctypes.create_string_buffer(_HANDLE.pack(8, _FILEID_KERNFS, number), _HANDLE.size)
+    fd = _libc.open_by_handle_at(mount, handle, os.O_RDONLY | os.O_CLOEXEC)
+    if fd >= 0:
+        os.close(fd)
+        return True
+    error = ctypes.get_errno()
+    if error == _ESTALE:
+        return False
+    raise OSError(error, os.strerror(error), f"cgroup {number}")
 
 
 def namespace_id(fd: int) -> int | None:

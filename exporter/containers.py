@@ -24,6 +24,8 @@ from identity.workload import KIND_CONTAINER, Workload, new_id
 RECONCILED = abi.SOURCES.index("reconciled")
 # The hook has half a second; a container whose cgroup is younger may yet be claimed by it.
 HOOK_NS = 600_000_000
+FULL = (errno.E2BIG, errno.ENOMEM)
+VANISHED = (errno.ENOENT, errno.ENODEV)
 
 
 class Walk:
@@ -43,49 +45,52 @@ class Walk:
         self._log = structlog.get_logger()
 
     def run(self) -> bool:
-        """Walk everything; False if a map had no room, so that ft_cgroup stays incomplete."""
+        """Walk everything; False if a map had no room or a cgroup could not be reached: still degraded."""
+        self._whole = True
         with (
             open_map("ft_workload", self._pins) as self._workloads,
             open_map("ft_cgroup", self._pins) as self._cgroups,
             open_map("ft_netns", self._pins) as self._netns,
         ):
             try:
-                self._look_for_roots(self._mount, "", 0)
+                self._walk()
             except OSError as error:
-                if error.errno not in (errno.E2BIG, errno.ENOMEM):
+                if error.errno not in FULL:
                     raise
                 self._log.warning("a map is full: host flows are nobody's", map=error.filename)
                 return False
-        return True
+        return self._whole
 
-    def _children(self, directory: str) -> list[str]:
-        """Names of the cgroups directly below; one that vanished has none."""
-        try:
-            with os.scandir(directory) as entries:
-                return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except FileNotFoundError:
-            return []
+    def _walk(self) -> None:
+        """Without recursion: whoever owns a cgroup may nest a thousand in it.
 
-    def _look_for_roots(self, directory: str, path: str, level: int) -> None:
-        for name in self._children(directory):
-            below, below_path = f"{directory}/{name}", f"{path}/{name}"
-            if engines.is_root(name, level + 1, self._extra):
-                self._mark(below, below_path, Claim(abi.OWNER_UNCLAIMED, _now()))
-            else:
-                self._look_for_roots(below, below_path, level + 1)
+        A parent is marked before its children are listed.
+        """
+        todo: list[tuple[str, str, int, Claim | None]] = [(self._mount, "", 0, None)]
+        while todo:
+            directory, path, level, above = todo.pop()
+            try:
+                claim = above and self._mark(directory, path, above)
+                with os.scandir(directory) as entries:
+                    names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+            except OSError as error:
+                if error.errno in FULL:
+                    raise
+                if error.errno not in VANISHED and above:
+                    self._whole = False  # a path too long to follow
+                continue
+            for name in reversed(names):  # popped in the order of the listing
+                below = claim
+                if below is None and engines.is_root(name, level + 1, self._extra):
+                    below = Claim(abi.OWNER_UNCLAIMED, _now())
+                todo.append((f"{directory}/{name}", f"{path}/{name}", level + 1, below))
 
-    def _mark(self, directory: str, path: str, parent: Claim) -> None:
-        """Give a cgroup and everything below it its owner; a container among them its own."""
-        try:
-            number = cgroup.id_of(directory)
-        except FileNotFoundError:
-            return
+    def _mark(self, directory: str, path: str, parent: Claim) -> Claim:
+        """Give a cgroup its owner, a container its own; returns the claim that stands."""
+        number = cgroup.id_of(directory)
         if parent.workload == abi.OWNER_UNCLAIMED:
-            claim = self._identify(directory, path, number)
-        else:
-            claim = inherit(self._cgroups, number, parent, self._locks)
-        for name in self._children(directory):
-            self._mark(f"{directory}/{name}", f"{path}/{name}", claim)
+            return self._identify(directory, path, number)
+        return inherit(self._cgroups, number, parent, self._locks)
 
     def _identify(self, directory: str, path: str, number: int) -> Claim:
         """The claim on a cgroup below a root: what is there, a container found, or UNCLAIMED."""
@@ -105,7 +110,7 @@ class Walk:
         if age < HOOK_NS:  # also an empty one: its first process may be on its way
             self.waiting += 1
             return marked
-        if not cgroup.populated(directory):
+        if not cgroup.populated(directory) or not _named_by_root(directory):
             return marked
         return self._adopt(directory, number, container)
 
@@ -159,3 +164,8 @@ class Walk:
 
 def _now() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _named_by_root(directory: str) -> bool:
+    """Whether only root could give a cgroup its name: who owns a cgroup may name those in it at will."""
+    return os.stat(os.path.dirname(directory)).st_uid == 0

@@ -122,9 +122,17 @@ def _drain(config: Config, ring: Ring, text: Format, reconciler: Reconciler, sto
             written += len(batch.records)
         reconciler.tick()
         if time.monotonic() - collected > COLLECT_SECONDS:
-            garbage.Collector(config, garbage.now()).run()
+            _collect(config)
             collected = time.monotonic()
     return written
+
+
+def _collect(config: Config) -> None:
+    """What cannot be collected now is collected another time: the records go on."""
+    try:
+        garbage.Collector(config, garbage.now()).run()
+    except (OSError, FlowtagError) as error:
+        structlog.get_logger().warning("collecting garbage", error=str(error))
 
 
 def _write(text: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from bpf import abi, syscall
 from bpf.error import FlowtagError
@@ -49,13 +51,14 @@ class Collector:
         with open_map("ft_cgroup", self._config.host.pin_directory) as cgroups:
             entries = list(cgroups.items())
             if mount is not None:
-                self._keys("ft_cgroup", cgroups, entries, living_cgroups(mount))
+                with _directory(mount) as fd:
+                    self._keys("ft_cgroup", cgroups, entries, lambda n: syscall.cgroup_exists(fd, n))
             self._unshare(cgroups, shared)
             self._end_reconciled([Claim.unpack(value) for _, value in cgroups.items()])
             referenced |= _owners(cgroups)
         with open_map("ft_netns", self._config.host.pin_directory) as spaces:
             entries = list(spaces.items())
-            self._keys("ft_netns", spaces, entries, living_namespaces())
+            self._keys("ft_netns", spaces, entries, living_namespaces().__contains__)
             referenced |= _owners(spaces)
         with (
             open_map("ft_addr", self._config.host.pin_directory) as addresses,
@@ -87,37 +90,37 @@ class Collector:
                 continue
             if claim.until and self._now - claim.until < SHARED_GRACE:
                 continue
-            with Stripe(self._locks, number):
-                if cgroups.get(key) != value:
-                    continue
-                if claim.until:
-                    self.removed["ft_cgroup"] += cgroups.delete(key)
-                else:
-                    claim.until = self._now
-                    cgroups.update(key, claim.pack(), syscall.EXIST)
+            self._end_or_remove("ft_cgroup", cgroups, key, value)
 
-    def _keys(self, name: str, keys: Map, entries: list[tuple[bytes, bytes]], living: set[int]) -> None:
+    def _keys(
+        self, name: str, keys: Map, entries: list[tuple[bytes, bytes]], lives: Callable[[int], bool]
+    ) -> None:
         for key, value in entries:
             number = int.from_bytes(key, "little")
             claim = Claim.unpack(value)
-            if number in living or claim.kind in (
+            if lives(number) or claim.kind in (
                 abi.NETNS_KINDS.index("translator"),
                 abi.NETNS_KINDS.index("host"),
             ):
                 continue
             if claim.until and self._now - claim.until < KEY_GRACE:
                 continue
-            try:
-                with Stripe(self._locks, number):
-                    if keys.get(key) != value:
-                        continue  # somebody was quicker
-                    if claim.until:
-                        self.removed[name] += keys.delete(key)
-                    else:
-                        claim.until = self._now
-                        keys.update(key, claim.pack(), syscall.EXIST)
-            except FlowtagError:  # locked by a hook that hangs: the next collection's
-                continue
+            self._end_or_remove(name, keys, key, value)
+
+    def _end_or_remove(self, name: str, keys: Map, key: bytes, value: bytes) -> None:
+        """End a claim that stands, remove one that has ended; unless somebody was quicker."""
+        claim = Claim.unpack(value)
+        try:
+            with Stripe(self._locks, int.from_bytes(key, "little")):
+                if keys.get(key) != value:
+                    return
+                if claim.until:
+                    self.removed[name] += keys.delete(key)
+                else:
+                    claim.until = self._now
+                    keys.update(key, claim.pack(), syscall.EXIST)
+        except FlowtagError:  # locked by a hook that hangs: the next collection's
+            return
 
     def _end_reconciled(self, claims: list[Claim]) -> None:
         """End the containers that the exporter found itself and whose cgroups are all gone.
@@ -167,6 +170,15 @@ class Collector:
                     workloads.update(key, workload.replace(end=self._now).pack(), syscall.EXIST)
 
 
+@contextmanager
+def _directory(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def _until(claim: Claim) -> int:
     return claim.until
 
@@ -174,17 +186,6 @@ def _until(claim: Claim) -> int:
 def _owners(keys: Map) -> set[int]:
     """The workloads that a map's claims name. Every claim's value begins with its workload."""
     return {int.from_bytes(value[:8], "little") for _, value in keys.items()}
-
-
-def living_cgroups(mount: str) -> set[int]:
-    """The id of every cgroup in the tree."""
-    living = set()
-    for directory, _, _ in os.walk(mount):
-        try:
-            living.add(cgroup.id_of(directory))
-        except FileNotFoundError:
-            continue
-    return living
 
 
 def living_namespaces() -> set[int]:

@@ -8,8 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from bpf import syscall
-
-_MOUNT = "nsfs"
+from identity import cgroup
 
 
 def _places() -> Iterator[str]:
@@ -17,12 +16,12 @@ def _places() -> Iterator[str]:
     for name in os.listdir("/proc"):
         if name.isdecimal():
             yield f"/proc/{name}/ns/net"
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+    with open("/proc/self/mountinfo", "rb") as file:
         for line in file:
-            before, _, after = line.partition(" - ")
-            fields = before.split()
-            if after.startswith(_MOUNT) and fields[3].startswith("net:"):
-                yield fields[4].encode(errors="surrogateescape").decode("unicode_escape")
+            before, _, after = line.partition(b" - ")
+            fields = before.split(b" ")
+            if after.startswith(b"nsfs ") and fields[3].startswith(b"net:"):
+                yield cgroup.unescape(fields[4])
 
 
 def every() -> Iterator[int]:

@@ -19,13 +19,13 @@ def mount_point() -> str | None:
             if rest.startswith(b"cgroup2 "):
                 root, place = fields.split(b" ")[3:5]
                 if found is None or root == b"/":
-                    found = _unescape(place)
+                    found = unescape(place)
                 if root == b"/":
                     break
     return found
 
 
-def _unescape(place: bytes) -> str:
+def unescape(place: bytes) -> str:
     """Undo mountinfo's octal escapes, see proc(5)."""
     head, *parts = place.split(b"\\")
     return os.fsdecode(head + b"".join(bytes([int(p[:3], 8)]) + p[3:] for p in parts))

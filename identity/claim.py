@@ -6,7 +6,7 @@ claims on a cgroup make it CONTESTED: nobody's. What the exporter found by itsel
 way to the same container's hook, and never contests a claim. A network namespace is shared by design
 (a pod's), so there the first claim stays, except where the namespace alone tells the owner.
 
-Everybody who writes such a key holds the flock of the key's stripe, so of two who claim at once one
+Everybody who replaces such a key holds the flock of the key's stripe, so of two who claim at once one
 sees the other. The kernel's own writes (mkdir, rmdir) take no lock: a claim on a new cgroup meets
 NOEXIST, and one on a cgroup that is being removed is ended by the hook, which looks last whether
 its process still lives. A key is only ever replaced, never deleted and written again.
@@ -136,22 +136,31 @@ def claim_netns(spaces: syscall.Map, netns: int, new: Claim, locks: str, replace
 
 def _claim(keys: syscall.Map, number: int, new: Claim, locks: str, *, shared: bool, replaces: int) -> str:
     key = abi.ID.pack(number)
+    # Without the lock, which a stopped process may hold: the kernel lets one of many do this.
+    if _insert(keys, key, new):
+        return CLAIMED
     with Stripe(locks, number):
-        try:
-            keys.update(key, new.pack(), syscall.NOEXIST)
-            return CLAIMED
-        except FileExistsError:
-            value = keys.get(key)
-        if value is not None:  # None: collected since; nothing to respect
-            old = Claim.unpack(value)
-            if not old.yields_to(new.workload, replaces):
-                if shared or old.kind != new.kind or old.workload == abi.OWNER_TRANSLATOR:
-                    return KEPT
-                if new.flags & abi.FLAG_RECONCILED:
-                    return KEPT
-                new = Claim(abi.OWNER_CONTESTED, new.since, 0, new.flags, new.kind)
+        while (value := keys.get(key)) is None:  # collected since
+            if _insert(keys, key, new):
+                return CLAIMED
+        old = Claim.unpack(value)
+        if not old.yields_to(new.workload, replaces):
+            if shared or old.kind != new.kind or old.workload == abi.OWNER_TRANSLATOR:
+                return KEPT
+            if new.flags & abi.FLAG_RECONCILED:
+                return KEPT
+            new = Claim(abi.OWNER_CONTESTED, new.since, 0, new.flags, new.kind)
         keys.update(key, new.pack())
         return CONTESTED if new.workload == abi.OWNER_CONTESTED else CLAIMED
+
+
+def _insert(keys: syscall.Map, key: bytes, new: Claim) -> bool:
+    """Write a key that is not there; False if it is."""
+    try:
+        keys.update(key, new.pack(), syscall.NOEXIST)
+    except FileExistsError:
+        return False
+    return True
 
 
 def inherit(cgroups: syscall.Map, cgroup: int, parent: Claim, locks: str) -> Claim:
@@ -160,14 +169,15 @@ def inherit(cgroups: syscall.Map, cgroup: int, parent: Claim, locks: str) -> Cla
     As the kernel does at mkdir, for cgroups that were there already. A direct claim follows nobody.
     """
     key = abi.ID.pack(cgroup)
+    mine = Claim(parent.workload, parent.since, parent.until, parent.flags | abi.FLAG_INHERITED)
     with Stripe(locks, cgroup):
-        value = cgroups.get(key)
-        if value is not None:
-            old = Claim.unpack(value)
-            follows = old.flags & abi.FLAG_INHERITED or old.workload == abi.OWNER_UNCLAIMED
-            if not follows or (old.workload, not old.until) == (parent.workload, not parent.until):
-                return old
-        mine = Claim(parent.workload, parent.since, parent.until, parent.flags | abi.FLAG_INHERITED)
+        while (value := cgroups.get(key)) is None:
+            if _insert(cgroups, key, mine):
+                return mine
+        old = Claim.unpack(value)
+        follows = old.flags & abi.FLAG_INHERITED or old.workload == abi.OWNER_UNCLAIMED
+        if not follows or (old.workload, not old.until) == (parent.workload, not parent.until):
+            return old
         cgroups.update(key, mine.pack())
     return mine
 
@@ -179,10 +189,13 @@ def mark_shared(cgroups: syscall.Map, cgroup: int, now: int, locks: str) -> None
     such container there any more.
     """
     key = abi.ID.pack(cgroup)
+    mark = Claim(abi.OWNER_UNCLAIMED, now, 0, abi.FLAG_NO_CGROUP)
+    if _insert(cgroups, key, mark):
+        return
     with Stripe(locks, cgroup):
         value = cgroups.get(key)
         if value is None or Claim.unpack(value).until:
-            cgroups.update(key, Claim(abi.OWNER_UNCLAIMED, now, 0, abi.FLAG_NO_CGROUP).pack())
+            cgroups.update(key, mark.pack())
 
 
 def release(keys: syscall.Map, number: int, workload: int, now: int, locks: str) -> bool:

@@ -126,19 +126,22 @@ def _follow(directory: str, number: int, cgroups: syscall.Map, locks: str) -> No
 
 
 def _inherit(directory: str, parent: claim.Claim, cgroups: syscall.Map, locks: str) -> None:
-    try:
-        with os.scandir(directory) as entries:
-            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
-        return
-    for path in below:
+    todo = [(directory, parent)]
+    while todo:
+        directory, parent = todo.pop()
         try:
-            number = cgroup.id_of(path)
-        except FileNotFoundError:
+            with os.scandir(directory) as entries:
+                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:  # gone, or too deep to reach
             continue
-        stands = claim.inherit(cgroups, number, parent, locks)
-        if stands.flags & abi.FLAG_INHERITED:
-            _inherit(path, stands, cgroups, locks)
+        for path in below:
+            try:
+                number = cgroup.id_of(path)
+            except OSError:
+                continue
+            stands = claim.inherit(cgroups, number, parent, locks)
+            if stands.flags & abi.FLAG_INHERITED:
+                todo.append((path, stands))
 
 
 def _claim_blocks(new: Incarnation, maps: Maps, locks: str) -> None:

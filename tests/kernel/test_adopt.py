@@ -13,7 +13,7 @@ import pytest
 
 from bpf import abi
 from tests.kernel.cgroup import cgroup, cgroup_id, make_socket
-from tests.kernel.pair import linger_zero
+from tests.kernel.pair import boottime, linger_zero
 from tests.rig.kernel import HOST_WORKLOAD, Flow, Watch, netns_cookie, socket_cookie
 from tests.rig.network import Namespace, Network
 
@@ -83,8 +83,8 @@ def test_adopted_in_every_namespace_by_the_cgroup_rule(before: Before) -> None:
     ends = [before.connection(space, before.path) for space in spaces]
     watch = before.watch()
     before.house(watch, before.pod, CONTAINER)
-    # Its claim may be younger than the socket: whoever made it, the cgroup's id is used only once.
-    before.claim(watch, before.path, since=1 << 62)
+    # Its claim is younger than the socket, but was there first: a cgroup's id is used only once.
+    before.claim(watch, before.path, since=boottime())
     assert watch.programs.adopt() >= len(spaces)
     for space, (client, server) in zip(spaces, ends, strict=True):
         flow = record(watch, before, client)

@@ -458,7 +458,7 @@ def _adopted(flow: Flow) -> None:
 
 
 def test_adopted_socket_passes_the_time_test_of_its_cgroup(place: Place) -> None:
-    """A cgroup id is not used again, so the claim can only be its own; other keys are reused."""
+    """A cgroup id is not used again, so a claim that was there first can only be its own."""
     by_cgroup = make_socket(place.other, place.cgroup)
     foreign = make_socket(place.container)
     connections = [
@@ -469,7 +469,7 @@ def test_adopted_socket_passes_the_time_test_of_its_cgroup(place: Place) -> None
         connection.client.sendall(bytes(500))
     with Watch(host=place.host) as watch:
         here = Place(watch, place.host, place.container, place.other, place.cgroup)
-        here.claim(since=boottime() + HOUR)
+        here.claim(since=boottime())
         here.house(here.container, flags=abi.FLAG_NO_CGROUP)
         for connection in connections:
             assert connection.server.recv(500, socket.MSG_WAITALL) == bytes(500)
@@ -485,6 +485,20 @@ def test_adopted_socket_passes_the_time_test_of_its_cgroup(place: Place) -> None
         assert flow.bytes_sent + flow.bytes_received == 500
     place.flows(place.other, 2)
     place.flows(place.container, 2)
+
+
+def test_adopted_socket_is_not_the_next_containers(place: Place) -> None:
+    """A claim that came after the socket was first seen: the cgroup was left standing and used again."""
+    connection = Connection(place, place.other, make_socket(place.other, place.cgroup))
+    with Watch(host=place.host) as watch:
+        here = Place(watch, place.host, place.container, place.other, place.cgroup)
+        watch.programs.adopt()
+        here.claim(since=boottime())
+        connection.client.close()
+        connection.server.close()
+        flows = here.flows(here.other, 2)
+    assert {flow.owner for flow in flows} == {0}
+    place.flows(place.other, 2)
 
 
 def test_adopted_socket_in_an_ended_cgroup_claim(place: Place) -> None:

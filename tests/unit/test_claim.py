@@ -171,13 +171,24 @@ def test_claim_lock_held_by_another_fails_in_time(cgroups: Map, locks: str) -> N
     fd = os.open(f"{locks}/07", os.O_RDONLY | os.O_CREAT)
     fcntl.flock(fd, fcntl.LOCK_EX)
     began = time.monotonic()
+    cgroups.update(entry(7), Claim(abi.OWNER_UNCLAIMED, 1).pack())
     with pytest.raises(FlowtagError, match=r"locking .*/07"):
         claim.claim_cgroup(cgroups, 7, Claim(ME, 5), locks)
     assert claim.LOCK_SECONDS <= time.monotonic() - began < 3 * claim.LOCK_SECONDS
-    assert cgroups.get(entry(7)) is None
+    assert at(cgroups) == (abi.OWNER_UNCLAIMED, 1, 0, 0, 0)
     assert claim.claim_cgroup(cgroups, 8, Claim(ME, 5), locks) == CLAIMED  # another stripe
     os.close(fd)
     assert claim.claim_cgroup(cgroups, 7, Claim(ME, 5), locks) == CLAIMED
+
+
+def test_claim_of_an_absent_key_needs_no_lock(cgroups: Map, locks: str) -> None:
+    """A stopped process that holds the lock keeps no container's flows from it."""
+    fd = os.open(f"{locks}/07", os.O_RDONLY | os.O_CREAT)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    assert claim.claim_cgroup(cgroups, 7, Claim(ME, 5), locks) == CLAIMED
+    claim.mark_shared(cgroups, 71, 5, locks)
+    os.close(fd)
+    assert at(cgroups) == (ME, 5, 0, 0, 0)
 
 
 def test_claim_map_full(pin_directory: Path, locks: str, spaces: Map) -> None:
