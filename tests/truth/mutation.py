@@ -122,8 +122,19 @@ MUTATIONS = {
         "churn", "owner.h", "cgroup_id = cgroup->kn->id;", "cgroup_id = bpf_get_current_cgroup_id();"
     ),
     "late_look_up": Mutation("killed", "flow.bpf.c", "\t\town(sk, flow, FT_FLOW_ATTR_AT_CLOSE);\n"),
-    "adopted_cgroup": Mutation("adopted", "claim.h", "return rule == FT_RULE_CGROUP;", "return false;"),
-    "adopted_netns": Mutation("adopted_netns", "claim.h", "return rule == FT_RULE_CGROUP;", "return true;"),
+    "adopted_cgroup": Mutation("adopted", "claim.h", "return rule == FT_RULE_CGROUP &&", "return false &&"),
+    "adopted_netns": Mutation(
+        "adopted_netns",
+        "claim.h",
+        "return rule == FT_RULE_CGROUP && since <= flow->time_open;",
+        "return true;",
+    ),
+    "adopted_since": Mutation(
+        "adopted_cgroup",
+        "claim.h",
+        "return rule == FT_RULE_CGROUP && since <= flow->time_open;",
+        "return rule == FT_RULE_CGROUP;",
+    ),
     "closed_once": Mutation(
         "host_network", "flow.bpf.c", "__sync_fetch_and_or(&flow->closed, 1)", "flow->closed > 1"
     ),

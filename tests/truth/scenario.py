@@ -9,8 +9,8 @@ from pathlib import Path
 from tests.truth.scenarios.cgroups import degraded, pure_v2, v1_only
 from tests.truth.scenarios.churn import churn
 from tests.truth.scenarios.end import killed, late_close
-from tests.truth.scenarios.exporter import adopted, adopted_netns, restart
-from tests.truth.scenarios.host import hook_delayed, hook_failed, host_network
+from tests.truth.scenarios.exporter import adopted, adopted_cgroup, adopted_netns, restart
+from tests.truth.scenarios.host import found_later, hook_delayed, hook_failed, host_network
 from tests.truth.scenarios.passed import activated_listener, inherited_listener, scm_rights
 from tests.truth.scenarios.shared import nested, nsenter, pod, two_in_one_cgroup, unshare
 from tests.truth.scenarios.slow import slow_connect, slow_netns
@@ -23,6 +23,7 @@ SCENARIOS: dict[str, Callable[[Path, float], Evidence]] = {
         churn,
         host_network,
         hook_failed,
+        found_later,
         hook_delayed,
         pod,
         nested,
@@ -43,6 +44,7 @@ SCENARIOS: dict[str, Callable[[Path, float], Evidence]] = {
         degraded,
         restart,
         adopted,
+        adopted_cgroup,
         adopted_netns,
     )
 }

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from tests.rig.bundle import HOST as HOST_NETWORK
+from tests.rig.container import cgroup_mounts
 from tests.truth import view
 from tests.truth.owner import HOST, Expectation, hooked, nobodys
 from tests.truth.stage import HUB, Evidence, Stage
@@ -75,6 +76,33 @@ def adopted(directory: Path, size: float) -> Evidence:
             actor.do(f"connect {there} {count}")
         for actor in everybody:
             actor.do("release")
+    return stage.evidence
+
+
+def adopted_cgroup(directory: Path, size: float) -> Evidence:
+    """A cgroup that stays when its container goes: the next one's claim is not for older sockets."""
+    count = max(20, round(100 * size))
+    with Stage("adopted_cgroup", directory, started=False) as stage:
+        hub = stage.hub()
+        # No name that the exporter would take for a container's: only a hook can tell whose it is.
+        cgroup = f"{stage.runc.cgroup_root}/burstable/pod7/left"
+        helper = stage.process()
+        helper.do(f"take {stage.shared}/helper")
+        first = stage.container(
+            "first",
+            stage.network.namespace("first"),
+            hook=False,
+            cgroup=cgroup,
+            expect=nobodys("first", "unclaimed_container", "expired"),
+        )
+        first.do(f"offer /shared/helper {hub.ipv4} {HUB} {count}")
+        keeper = stage.process(cgroup=Path(f"{cgroup_mounts('cgroup2')[0]}{cgroup}"))
+        stage.leave(first)
+        stage.exporter.start()
+        second = stage.container("second", stage.network.namespace("second"), cgroup=cgroup)
+        second.do(f"connect {hub.ipv4} {HUB} {count}")
+        helper.do("release")
+        stage.leave(keeper)
     return stage.evidence
 
 

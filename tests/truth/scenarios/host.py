@@ -14,7 +14,7 @@ from tests.rig.bundle import HOST as HOST_NETWORK
 from tests.truth.owner import hooked, unhooked
 from tests.truth.stage import HUB, Evidence, Stage
 
-PORT = 7180
+PORT = 20000 + os.getpid() % 10000  # this machine's own loopback: below the ephemeral ports, and ours
 
 
 def host_network(directory: Path, size: float) -> Evidence:
@@ -60,6 +60,24 @@ def hook_failed(directory: Path, size: float) -> Evidence:
         deep.do(f"connect 127.0.0.1 {PORT} {count}")
         host.do(f"connect 127.0.0.1 {PORT + 1} {count // 2}")
         failed.end(job)
+    return stage.evidence
+
+
+def found_later(directory: Path, size: float) -> Evidence:
+    """No hook, and the exporter has looked around: a container is itself, never the cgroup it lies in."""
+    count = max(10, round(150 * size))
+    with Stage("found_later", directory) as stage:
+        host = stage.process()
+        host.do(f"listen 127.0.0.1 {PORT}")
+        root = stage.runc.cgroup_root
+        paths = {"plain": "plain", "deep": "between/pods/deep", "burst": "burstable/pod7/burst"}
+        actors = [
+            stage.container(name, HOST_NETWORK, hook=False, cgroup=f"{root}/{path}")
+            for name, path in paths.items()
+        ]
+        time.sleep(1.5)
+        for actor in actors:
+            actor.do(f"connect 127.0.0.1 {PORT} {count}")
     return stage.evidence
 
 
