@@ -85,6 +85,7 @@ COUNTERS = (
     "cgroup_full",
     "consumed",
     "opened",
+    "unborn",
 )
 COUNTER_SLOTS = 16
 

@@ -93,11 +93,15 @@ static __always_inline void connecting(const struct sock *sk)
 	}
 }
 
+/* Accepted from a listener that was made for somebody else: the mark is cloned with the socket. */
+static __always_inline bool for_others(const struct sock *sk)
+{
+	return bpf_sk_storage_get(&ft_listener, (void *)sk, NULL, 0);
+}
+
 static __always_inline void accepting(const struct sock *sk)
 {
-	bool activated = bpf_sk_storage_get(&ft_listener, (void *)sk, NULL, 0);
-
-	begin(sk, FT_ROLE_SERVER, activated ? FT_FLOW_ACTIVATED : 0);
+	begin(sk, FT_ROLE_SERVER, for_others(sk) ? FT_FLOW_ACTIVATED : 0);
 }
 
 static __always_inline void own(const struct sock *sk, struct ft_flow *flow, __u8 when)
@@ -122,11 +126,26 @@ static __always_inline void established(const struct sock *sk, struct ft_flow *f
 		own(sk, flow, 0);
 }
 
+/*
+ * Two CPUs may complete one handshake, and the child that loses goes at once; so does one that no
+ * queue has room for. Nobody ever had it, unless it carried data in the SYN (Fast Open).
+ */
+static __always_inline bool unborn(const struct sock *sk, const struct ft_flow *flow)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock((void *)sk);
+
+	return flow->role == FT_ROLE_SERVER && tp && !tp->fastopen_rsk;
+}
+
 /* The close has two witnesses; the closed bit lets one of them report it. */
 static __always_inline void close(const struct sock *sk, struct ft_flow *flow, int oldstate)
 {
 	if (__sync_fetch_and_or(&flow->closed, 1))
 		return;
+	if (oldstate == TCP_SYN_RECV && unborn(sk, flow)) {
+		count(FT_COUNT_UNBORN);
+		return;
+	}
 	/* A claim that was written late may count; one of two claimants that are left proves nothing. */
 	if (!flow->owner && flow->reason != FT_REASON_CONTESTED) {
 		own(sk, flow, FT_FLOW_ATTR_AT_CLOSE);
@@ -160,7 +179,8 @@ int BPF_PROG(flowtag_state, const struct sock *sk, int oldstate, int newstate)
 	flow = storage(sk, 0);
 	if (!flow) {
 		/* Open before us, or its opening fell to the recursion guard. */
-		flow = begin(sk, FT_ROLE_UNKNOWN, FT_FLOW_ADOPTED);
+		flow = begin(sk, FT_ROLE_UNKNOWN,
+			     FT_FLOW_ADOPTED | (for_others(sk) ? FT_FLOW_ACTIVATED : 0));
 		if (!flow)
 			return 0;
 		count(FT_COUNT_MISSED_OPEN);

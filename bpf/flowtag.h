@@ -134,6 +134,7 @@ enum ft_counter {
 	FT_COUNT_CGROUP_FULL = 11, /* cgroups that ft_cgroup had no room for: degraded */
 	FT_COUNT_CONSUMED = 12,	   /* publications taken from ft_socket or ft_port */
 	FT_COUNT_OPENED = 13,	   /* flows begun: connects, accepts, adopted sockets */
+	FT_COUNT_UNBORN = 14,	   /* accepted sockets that nobody ever had: not reported */
 	FT_COUNT_MAX = 16,
 };
 

@@ -132,6 +132,7 @@ struct tcp_sock {
 	__u32 total_retrans;
 	__u32 srtt_us;
 	struct minmax rtt_min;
+	void *fastopen_rsk;
 };
 
 struct task_struct {

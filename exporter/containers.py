@@ -112,6 +112,8 @@ class Walk:
             return marked
         if not cgroup.populated(directory) or not _named_by_root(directory):
             return marked
+        if not container.certain and not cgroup.holds_processes(directory):
+            return marked
         return self._adopt(directory, number, container)
 
     def _adopt(self, directory: str, number: int, container: engines.Found) -> Claim:
@@ -152,11 +154,15 @@ class Walk:
 
     def _namespace(self, directory: str) -> int | None:
         """The network namespace of a cgroup's first process, itself or below; None if all have gone."""
-        for place, _, _ in os.walk(directory):
+        todo = [directory]
+        while todo:
+            place = todo.pop()
             try:
                 with open(f"{place}/cgroup.procs", encoding="ascii") as file:
                     for pid in file:
                         return netns.cookie(int(pid))
+                with os.scandir(place) as entries:
+                    todo += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
             except OSError:
                 continue
         return None

@@ -69,11 +69,14 @@ class _Stop:
     def __init__(self, seconds: float | None) -> None:
         self._end = None if seconds is None else time.monotonic() + seconds
         self._signalled = False
+        self.writing = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._signal)
 
     def _signal(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
+        if self.writing:  # a reader that stalls must not keep us; what it did not get stays in the ring
+            raise ClosedOutput
 
     def __bool__(self) -> bool:
         return self._signalled or (self._end is not None and time.monotonic() >= self._end)
@@ -114,10 +117,14 @@ def _drain(config: Config, ring: Ring, text: Format, reconciler: Reconciler, sto
             batch = ring.take()
             if batch.count == 0:
                 break
+            lines = text(batch)
             try:
-                _write(text(batch))
+                stop.writing = True
+                _write(lines)
             except ClosedOutput:
                 return written
+            finally:
+                stop.writing = False
             ring.release(batch.end)
             written += len(batch.records)
         reconciler.tick()

@@ -57,6 +57,15 @@ def populated(directory: str) -> bool:
         raise
 
 
+def holds_processes(directory: str) -> bool:
+    """Whether a process is in this very cgroup, not in one below."""
+    try:
+        with open(f"{directory}/cgroup.procs", "rb") as file:
+            return file.read(1) != b""
+    except OSError:
+        return False
+
+
 def start_time(pid: int | str) -> int | None:
     """When a living process started, in clock ticks since boot; None for a dead one or a zombie.
 

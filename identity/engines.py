@@ -42,10 +42,14 @@ _BETWEEN = re.compile(
 
 
 class Found(NamedTuple):
-    """A container told by its cgroup's name; runtime is empty where the name does not say."""
+    """A container told by its cgroup's name; runtime is empty where the name does not say.
+
+    certain: the name has an engine's form. Else it may as well be a directory between.
+    """
 
     container_id: str
     runtime: str
+    certain: bool = True
 
 
 def is_root(name: str, level: int, extra: tuple[str, ...] = ()) -> bool:
@@ -77,5 +81,5 @@ def container(path: str) -> Found | None:
     if _PLAIN.fullmatch(name):
         return Found(name, runtime)
     if len(parts) == 2 and not parts[0].startswith("kubepods") and not _BETWEEN.fullmatch(name):
-        return Found(name, runtime)
+        return Found(name, runtime, certain=False)
     return None

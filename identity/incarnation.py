@@ -100,9 +100,11 @@ class Incarnation:
             return False
         try:  # the path may be another cgroup's by now
             same = cgroup.id_of(self.cgroup_directory) == self.cgroup
-        except OSError:
+            return same and cgroup.populated(self.cgroup_directory)
+        except (FileNotFoundError, ValueError):
             return False
-        return same and cgroup.populated(self.cgroup_directory)
+        except OSError:
+            return True  # cannot be reached; its removal ends the claim all the same
 
     def encode(self) -> bytes:
         return strict_json.encode_flat(
