@@ -27,8 +27,7 @@ class _Context:
     parse_constant = staticmethod(_no_constant)
 
 
-# typeshed takes the context for another scanner.
-_scan = make_scanner(_Context())  # type: ignore[arg-type]
+_scan = make_scanner(_Context())  # type: ignore[arg-type]  # typeshed wants a JSONDecoder, 10 ms to import
 
 
 def decode(data: bytes, limit: int) -> object:

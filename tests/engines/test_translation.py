@@ -11,6 +11,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,10 @@ def left(pins: Path) -> int:
     """Publications that the kernel has not taken."""
     with open_map("ft_socket", str(pins)) as sockets, open_map("ft_port", str(pins)) as ports:
         return len([*sockets.items(), *ports.items()])
+
+
+def goes_to(peer: str, port: int, record: Record) -> bool:
+    return (record["peer_address"], record["peer_port"]) == (peer, port)
 
 
 def test_three_containers_behind_one_address_own_their_connections(shared: Shared) -> None:
@@ -198,8 +203,6 @@ def test_ipv6_and_loopback_of_the_container_are_left_alone(shared: Shared) -> No
     )
     shared.runc.call("exec", "red", "/usr/bin/python3", "-c", code)
     for peer, port in (("127.0.0.1", 4321), (shared.server.ipv6, PORT)):
-        record = shared.exporter.await_record(
-            lambda r, peer=peer, port=port: (r["peer_address"], r["peer_port"]) == (peer, port)  # type: ignore[misc]
-        )
+        record = shared.exporter.await_record(partial(goes_to, peer, port))
         assert outcome(record) == ("red", "cgroup", None)
     assert shared.interceptor.made == []

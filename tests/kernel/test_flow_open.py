@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,10 @@ MSG_FASTOPEN = 0x20000000
 IPPROTO_MPTCP = 262
 
 
+def closed(end: socket.socket) -> bool:
+    return state(end) == CLOSED
+
+
 def test_reconnect_after_disconnect_is_a_new_generation(pair: Pair) -> None:
     sizes = [(1_000, 20), (3, 70_000), (0, 0), (5, 5)]
     client_end = pair.unconnected()
@@ -51,7 +56,7 @@ def test_reconnect_after_disconnect_is_a_new_generation(pair: Pair) -> None:
             transfer(client_end, server_end, sent)
             transfer(server_end, client_end, received)
             disconnect(client_end)
-            until(lambda end=server_end: state(end) == CLOSED)  # type: ignore[misc]
+            until(partial(closed, server_end))
             server_end.close()
     client_end.close()
     flows = pair.flows(2 * len(sizes))

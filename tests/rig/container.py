@@ -49,7 +49,7 @@ def cgroup_mounts(kind: str = "") -> list[Path]:
 class Container:
     """One container. Made by Runc.run() and Runc.create()."""
 
-    def __init__(self, runc: Runc, id: str, bundle: Path, cgroup: str, command: str) -> None:  # noqa: A002
+    def __init__(self, runc: Runc, id: str, bundle: Path, cgroup: str, command: str) -> None:  # noqa: A002 - what OCI calls it
         self.id = id
         self.bundle = bundle
         self.cgroup = cgroup
@@ -179,7 +179,7 @@ class Runc:
             raise RuntimeError(f"runc {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
-    def state(self, id: str) -> dict[str, Any]:  # noqa: A002
+    def state(self, id: str) -> dict[str, Any]:  # noqa: A002 - what OCI calls it
         """What `runc state` says; empty if there is no such container."""
         try:
             value: dict[str, Any] = json.loads(self.call("state", id))
@@ -187,7 +187,7 @@ class Runc:
             return {}
         return value
 
-    def run(self, id: str, script: str, **bundle: Any) -> Container:  # noqa: A002
+    def run(self, id: str, script: str, **bundle: Any) -> Container:  # noqa: A002 - what OCI calls it
         """Start a container in the foreground of a `runc run`; returns once its process exists."""
         container = self._make(id, script, "run", bundle)
         deadline = time.monotonic() + 10
@@ -200,7 +200,7 @@ class Runc:
             time.sleep(0.005)
         return container
 
-    def create(self, id: str, script: str, **bundle: Any) -> Container:  # noqa: A002
+    def create(self, id: str, script: str, **bundle: Any) -> Container:  # noqa: A002 - what OCI calls it
         """Create a container without starting its payload; RuntimeError if runc refuses."""
         container = self._make(id, script, "create", bundle)
         if container._process.wait(30):
@@ -208,7 +208,7 @@ class Runc:
             raise RuntimeError(f"runc create {id}: {container.output.strip()}")
         return container
 
-    def _make(self, id: str, script: str, command: str, options: dict[str, Any]) -> Container:  # noqa: A002
+    def _make(self, id: str, script: str, command: str, options: dict[str, Any]) -> Container:  # noqa: A002 - what OCI calls it
         options.setdefault("cgroup", f"{self.cgroup_root}/{id}")
         self._remember(options["cgroup"])
         directory = self.directory / f"bundle-{len(self._containers)}-{id}"

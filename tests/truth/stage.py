@@ -179,7 +179,7 @@ class Stage:
 
     def container(
         self,
-        id: str,  # noqa: A002
+        id: str,  # noqa: A002 - what OCI calls it
         place: Namespace | str,
         *,
         hook: bool = True,

@@ -133,7 +133,8 @@ def unshare(directory: Path, size: float) -> Evidence:
             for number in range(2)
         ]
         for tenant in tenants:
-            tenant.do(f"run ip link set lo up && ip addr add {victim_place.ipv4}/32 dev lo")
+            tenant.do("run ip link set lo up")
+            tenant.do(f"run ip addr add {victim_place.ipv4}/32 dev lo")
             tenant.do(f"run ip addr add {place.ipv4}/32 dev lo")
             tenant.do("listen :: 8080")
             tenant.do(f"connect {victim_place.ipv4} 8080 {count} port=40000")
@@ -141,7 +142,8 @@ def unshare(directory: Path, size: float) -> Evidence:
         victim.do(f"connect {victim_place.ipv4} 8080 {count} port=40000")
         # The same by a process of the host: in no container, and not in the host's namespace.
         stranger = stage.process(prefix=("unshare", "-Urn"), expect=nobodys(HOST, "no_claim"))
-        stranger.do(f"run ip link set lo up && ip addr add {victim_place.ipv4}/32 dev lo")
+        stranger.do("run ip link set lo up")
+        stranger.do(f"run ip addr add {victim_place.ipv4}/32 dev lo")
         stranger.do("listen :: 8080")
         stranger.do(f"connect {victim_place.ipv4} 8080 {count}")
     return stage.evidence
