@@ -236,11 +236,16 @@ int flowtag_adopt(struct bpf_iter__tcp *ctx)
 	return 0;
 }
 
-/* The other side of the ledger: opened = records + lost + those still open. */
-SEC("iter/bpf_sk_storage_map")
-int flowtag_open(struct bpf_iter__bpf_sk_storage_map *ctx)
+/*
+ * The other side of the ledger: opened = records + lost + those still open. Not iter/bpf_sk_storage_map, which
+ * would see every namespace at once: some hardened 6.18 kernels refuse every iterator over map elements (EPERM).
+ */
+SEC("iter/tcp")
+int flowtag_open(struct bpf_iter__tcp *ctx)
 {
-	struct ft_flow *flow = ctx->value;
+	struct sock_common *common = ctx->sk_common;
+	struct tcp_sock *tp = common ? bpf_skc_to_tcp_sock(common) : NULL;
+	struct ft_flow *flow = tp ? storage((struct sock *)tp, 0) : NULL;
 
 	if (flow && !flow->closed)
 		state.open_flows++;

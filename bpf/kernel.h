@@ -144,10 +144,6 @@ struct bpf_iter__tcp {
 	struct sock_common *sk_common;
 };
 
-struct bpf_iter__bpf_sk_storage_map {
-	void *value;
-};
-
 #pragma clang attribute pop
 
 #endif

@@ -18,16 +18,6 @@ _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_
 _log: list[str] = []
 
 
-class _IterOptions(ctypes.Structure):
-    """struct bpf_iter_attach_opts."""
-
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("link_info", ctypes.c_void_p),
-        ("link_info_len", ctypes.c_uint32),
-    )
-
-
 def _library() -> ctypes.CDLL:
     try:
         lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
@@ -58,7 +48,7 @@ def _library() -> ctypes.CDLL:
         ("bpf_program__name", text, (pointer,)),
         ("bpf_program__set_autoload", number, (pointer, ctypes.c_bool)),
         ("bpf_program__attach", pointer, (pointer,)),
-        ("bpf_program__attach_iter", pointer, (pointer, ctypes.POINTER(_IterOptions))),
+        ("bpf_program__attach_iter", pointer, (pointer, pointer)),
         ("bpf_link__fd", number, (pointer,)),
         ("bpf_iter_create", number, (number,)),
         ("bpf_link__pin", number, (pointer, text)),
@@ -202,16 +192,9 @@ class Object:
         if result:
             raise _failed(f"pinning the link of {name} at {pin}", result)
 
-    def iterate(self, name: str, over: str = "") -> None:
-        """Run an iterator program once: over a map, or all there is in the thread's namespaces."""
-        options = None
-        if over:
-            info = (ctypes.c_uint32 * 4)(self.map_fd(over))  # union bpf_iter_link_info
-            size = ctypes.sizeof(info)
-            options = _IterOptions(ctypes.sizeof(_IterOptions), ctypes.addressof(info), size)
-        link = self._lib.bpf_program__attach_iter(
-            self.programs[name], ctypes.byref(options) if options else None
-        )
+    def iterate(self, name: str) -> None:
+        """Run an iterator program once, over all there is in the thread's namespaces."""
+        link = self._lib.bpf_program__attach_iter(self.programs[name], None)
         if not link:
             raise _failed(f"attaching iterator {name}")
         try:

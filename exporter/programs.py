@@ -175,17 +175,21 @@ class Programs:
 
         After FLOW_PROGRAMS are attached: what opens meanwhile is seen by them.
         """
-        visited = 0
-        for fd in namespaces.every():
-            namespaces.inside(fd, lambda: self._object.iterate("flowtag_adopt"))
-            visited += 1
-        return visited
+        return self._in_every_namespace("flowtag_adopt")
 
     def open_flows(self) -> int:
-        """How many flows have not closed, counted on the sockets (750 ns each)."""
+        """How many flows have not closed, counted on the sockets of every namespace."""
         self._open_flows.set(0)
-        self._object.iterate("flowtag_open", over="ft_flow")
+        self._in_every_namespace("flowtag_open")
         return self._open_flows.get()
+
+    def _in_every_namespace(self, program: str) -> int:
+        """Run an iterator over sockets, which sees the namespace of its maker; returns in how many."""
+        visited = 0
+        for fd in namespaces.every():
+            namespaces.inside(fd, lambda: self._object.iterate(program))
+            visited += 1
+        return visited
 
     def map_fd(self, name: str) -> int:
         return self._object.map_fd(name)
