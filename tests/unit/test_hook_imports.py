@@ -19,6 +19,7 @@ OWN = {
     "hooks",
     "hooks.oci_hook",
     "hooks.place",
+    "hooks.run_line",
     "identity",
     "identity.cgroup",
     "identity.claim",
@@ -55,7 +56,7 @@ import sys
 before = set(sys.modules)
 sys.path.append(sys.argv[1])
 from hooks.oci_hook import main
-main(sys.argv[2:])
+main(sys.argv[2:], 0)
 print(*sorted(set(sys.modules) - before))
 """
 
