@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 from bpf import abi
 from exporter import records
+from exporter.config import Identity
+from exporter.describe import Describer
 from exporter.ring import DTYPE, Batch
 from exporter.workloads import Workloads
 from identity import address
 from identity.workload import KIND_CONTAINER, Workload
 
 ORIGIN = records.Origin("host-id", "boot-id", 7)
+DESCRIBER = Describer(Identity(), [])
 OWNER = 1 << 40
 NAMES = [
     "kind", "time_open", "time_start", "time_end", "local_address", "local_port", "peer_address",
@@ -54,7 +57,7 @@ def batch(**values: Any) -> Batch:
 
 
 def record(workload: Workload | None = None, **values: Any) -> dict[str, Any]:
-    text = records.json_lines(batch(**values), OneWorkload(workload or Workload()), ORIGIN)
+    text = records.json_lines(batch(**values), OneWorkload(workload or Workload()), ORIGIN, DESCRIBER)
     assert text.count("\n") == 1
     found: dict[str, Any] = json.loads(text)
     return found
@@ -122,10 +125,10 @@ def test_json_workload_name_is_untrusted(name: str) -> None:
 def test_codes_of_a_newer_version_do_not_raise() -> None:
     codes: dict[str, Any] = dict.fromkeys(("kind", "end_reason", "rule", "reason", "role"), 200)
     assert record(**codes)["end_reason"] == "unknown"
-    assert records.table(batch(**codes), OneWorkload(Workload())).count("?") == 3
+    assert records.table(batch(**codes), OneWorkload(Workload()), DESCRIBER).count("?") == 3
 
 
 def test_no_records_no_text() -> None:
     empty = Batch(np.zeros(0, DTYPE), np.zeros(0, np.uint64), 0, 0)
-    assert records.json_lines(empty, OneWorkload(Workload()), ORIGIN) == ""
-    assert records.table(empty, OneWorkload(Workload())) == ""
+    assert records.json_lines(empty, OneWorkload(Workload()), ORIGIN, DESCRIBER) == ""
+    assert records.table(empty, OneWorkload(Workload()), DESCRIBER) == ""
