@@ -13,6 +13,7 @@ from types import TracebackType
 import structlog
 
 from exporter.config import Identity
+from identity import docker
 from identity.names import Names, Source
 from identity.workload import KIND_POD, Workload
 
@@ -22,7 +23,10 @@ RENAMING = ("docker", "podman")
 
 def open_sources(config: Identity) -> list[Source]:
     """Every source that the configuration asks for, the most telling first; each keeps itself up to date."""
-    return []
+    sources: list[Source] = []
+    if config.docker != "off":
+        sources.append(docker.Docker(docker.SOCKET if config.docker == "auto" else config.docker))
+    return sources
 
 
 class Describer:
