@@ -13,7 +13,7 @@ from types import TracebackType
 import structlog
 
 from exporter.config import Identity
-from identity import docker
+from identity import docker, podman
 from identity.names import Names, Source
 from identity.workload import KIND_POD, Workload
 
@@ -26,6 +26,8 @@ def open_sources(config: Identity) -> list[Source]:
     sources: list[Source] = []
     if config.docker != "off":
         sources.append(docker.Docker(docker.SOCKET if config.docker == "auto" else config.docker))
+    if config.podman != "off":
+        sources.append(podman.Podman(podman.STORAGE if config.podman == "auto" else config.podman))
     return sources
 
 
