@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from itertools import chain
 
 from identity.names import Names
 
@@ -65,7 +66,7 @@ class Known:
         else:
             self._living[container_id] = names
             self._ended.pop(container_id, None)
-        self._trim()
+        self._trim(container_id)
 
     def end(self, container_id: str) -> None:
         """The container has ended; its names stay for a while."""
@@ -79,12 +80,12 @@ class Known:
             self.end(container_id)
         self._trim()
 
-    def _trim(self) -> None:
+    def _trim(self, newest: str = "") -> None:
         old = self._clock() - KEEP_SECONDS
         while self._ended and next(iter(self._ended.values()))[0] < old:
             self._drop(next(iter(self._ended)))
         while len(self._sizes) > self._most or self._size > self._room:
-            self._drop(next(iter(self._ended or self._living)))
+            self._drop(next(one for one in chain(self._ended, self._living) if one != newest))
 
     def _drop(self, container_id: str) -> None:
         self._living.pop(container_id, None)

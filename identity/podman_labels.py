@@ -19,7 +19,11 @@ from identity import strict_json
 
 LIMIT = 2 << 20
 """Bytes of one container's configuration; of a longer one no label is taken."""
-_QUERY = "SELECT json_extract(JSON, '$.labels') FROM ContainerConfig WHERE ID = ? AND length(JSON) <= ?"
+# Podman stores the text as a BLOB, which SQLite 3.45 and later may take for its binary JSON.
+_QUERY = """
+SELECT CASE WHEN json_valid(text) THEN json_extract(text, '$.labels') END
+FROM (SELECT CAST(JSON AS TEXT) AS text FROM ContainerConfig WHERE ID = ? AND length(JSON) <= ?)
+"""
 
 
 def read(path: str, container_ids: Iterable[str]) -> dict[str, object]:
