@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SOCKET = "/run/docker.sock"
 RUNTIMES = ("docker", "")
 """Whose containers may be Docker's; none where a container was found by a cgroup that does not tell."""
-WINDOW = 2
+WINDOW = 2.0
 """Seconds that one request for events lasts: how long a container that nobody announced waits."""
 ABSENT_SECONDS = 5.0
 AGAIN_SECONDS = (1.0, 30.0)
@@ -112,7 +112,7 @@ class Docker:
 
     def _follow(self, api: Api) -> None:
         """Events for WINDOW seconds; what an event is about is looked at anew."""
-        until = time.time_ns() + WINDOW * 1_000_000_000
+        until = time.time_ns() + int(WINDOW * 1e9)
         for events in api.events(_timestamp(self._since), _timestamp(until), WINDOW):
             changed: dict[str, None] = {}
             for event in events:

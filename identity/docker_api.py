@@ -6,6 +6,7 @@ The SDK itself waits for ever for events and takes an answer of any size; labels
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from types import TracebackType
@@ -22,6 +23,7 @@ SECONDS = 10.0
 LIST_LIMIT = 8 << 20  # 4,000 containers of 2 KiB; decoded it is several times that
 ONE_LIMIT = 2 << 20
 CHUNK = 1 << 16
+OLDEST = "1.24"
 FAULTS = (requests.RequestException, HTTPError, DockerException, OSError, ValueError)
 
 
@@ -34,10 +36,25 @@ class Api:
 
     def __init__(self, path: str) -> None:
         try:
-            self._client = docker.APIClient(base_url=f"unix://{path}", version="auto", timeout=int(SECONDS))
+            # A version given, or the SDK would ask for the daemon's without a bound on size and time.
+            self._client = docker.APIClient(base_url=f"unix://{path}", version=OLDEST)
         except FAULTS as error:
             raise Failed(f"connecting to {path}: {error}") from None
         self._client.trust_env = False  # no proxy and no .netrc between us and a unix socket
+        try:
+            self._root = ""
+            self._root = f"/v{self._newest()}"
+        except Failed:
+            self._client.close()
+            raise
+
+    def _newest(self) -> str:
+        """The newest version that the daemon speaks: Docker 29 no longer knows what 20.10 does."""
+        found = self._json("/version", {}, ONE_LIMIT)
+        version = found.get("ApiVersion") if isinstance(found, dict) else None
+        if not isinstance(version, str) or not re.fullmatch(r"1\.[0-9]{1,4}", version, re.ASCII):
+            raise Failed("the answer to /version names none of the API")
+        return version
 
     def __enter__(self) -> Api:
         return self
@@ -94,7 +111,7 @@ class Api:
     def _read(self, path: str, parameters: dict[str, str], seconds: float) -> Iterator[bytes]:
         """The answer's body as it comes; nothing for 404."""
         end = time.monotonic() + seconds
-        url = f"{self._client.base_url}/v{self._client.api_version}{path}"
+        url = f"{self._client.base_url}{self._root}{path}"
         try:
             with self._client.get(url, params=parameters, stream=True, timeout=seconds) as response:
                 if response.status_code == 404:
