@@ -69,6 +69,14 @@ class Daemon:
         assert self._process
         self._process.send_signal(number)
 
+    def await_text(self, text: str, count: int = 1, timeout: float = 20) -> None:
+        """Wait until its log contains `text` that often."""
+        deadline = time.monotonic() + timeout
+        while self.text.count(text) < count:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{self.name} does not say {text!r}: {self.text[-4000:]}")
+            time.sleep(0.02)
+
     def stop(self, timeout: float = 30) -> None:
         """End it; its containers are not touched. May be called twice."""
         if not self._process:
