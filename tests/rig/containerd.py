@@ -172,7 +172,10 @@ class Containerd:
             self.bridge.write_cni(self.directory / "cni", "flowtag")
             self.start()
             image = make_image(self.directory / "image.tar", IMAGE)
-            self.ctr("--namespace", "k8s.io", "images", "import", "--snapshotter", "native", str(image))
+            # 2.x would unpack through a service that does not know this snapshotter.
+            local = ["--local"] if self.version() >= (2, 0) else []
+            options = ["--snapshotter", "native", *local]
+            self.ctr("--namespace", "k8s.io", "images", "import", *options, str(image))
         except BaseException:
             self.close()
             raise

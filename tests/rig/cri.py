@@ -69,7 +69,8 @@ class Cri:
             conditions = self.runtime("Status", 2).status.conditions
         except RuntimeError:
             return False
-        return bool(conditions) and all(condition.status for condition in conditions)
+        up = {condition.type for condition in conditions if condition.status}
+        return {"RuntimeReady", "NetworkReady"} <= up  # 2.x adds one that tells of deprecated settings
 
 
 def _compiled(module: str) -> Any:

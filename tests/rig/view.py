@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from tests.rig.exporter import ROOT
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 _ONLY_CGROUP2 = """
 umount -R /sys/fs/cgroup
@@ -63,7 +63,7 @@ class View:
             script += _OTHER_ROOT
             self._written = Path(tempfile.mkdtemp(prefix="ftv", dir="/tmp"))
         if self._only_cgroup2 or self._root:
-            places = [str(self._root), str(self._written), str(ROOT)]
+            places = [str(self._root), str(self._written), str(CHECKOUT)]
             self._holder = subprocess.Popen(
                 ["unshare", "--mount", "--propagation", "private", "sh", "-c", script + _WAIT, "sh", *places],
                 stdin=subprocess.DEVNULL,
