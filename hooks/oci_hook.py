@@ -67,21 +67,44 @@ def translate(new: Incarnation, wanted: str, settings: dict[str, str]) -> None:
 
 
 def start(new: Incarnation, name: str, run: str, settings: dict[str, str], runtime_pid: str) -> None:
-    """Claim what is the container's, and remember it."""
+    """Claim what is the container's, and remember it.
+
+    The file comes before the claims: if this process is killed in between, the exporter goes on from there.
+    """
     live, pending = f"{run}/live/{name}", f"{run}/pending/{name}"
     written = live
     try:
         place.find(new, settings, runtime_pid)
         with lifetime.Maps(pins(settings)) as maps:
-            lifetime.begin(new, name, maps, run)
+            lifetime.succeed(new, name, maps, run)
+            incarnation.write(pending, new)
+            lifetime.begin(new, maps, run)
         incarnation.write(live, new)
-        incarnation.remove(pending)  # an earlier incarnation's
+        incarnation.remove(pending)
     except (OSError, ValueError, FlowtagError) as error:
         new.reason, written = str(error), pending
-        incarnation.write(pending, new)  # if that fails too its flows are nobody's
+        leave(new, pending, run, settings)
     if not new.process_lives():
         # Died meanwhile, so a claim above may have replaced the kernel's tombstone.
         lifetime.settle(new, written, run, pins(settings), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+
+def leave(new: Incarnation, pending: str, run: str, settings: dict[str, str]) -> None:
+    """Leave the identity to the exporter; on the host's network, see that its flows are not the host's."""
+    from identity import gap  # few hooks fail
+
+    try:  # noqa: SIM105 - contextlib is not for the hook's path
+        incarnation.write(pending, new)
+    except OSError:
+        pass  # what was written before the claims may still be there
+    if new.netns:
+        return
+    left = lifetime.remembered(pending)
+    by = gap.LOST if left is None or left.workload.id != new.workload.id else new.workload.id
+    try:  # noqa: SIM105 - as above
+        gap.open_gap(pins(settings), new.workload.start, by, f"{run}/lock")
+    except (OSError, FlowtagError):
+        pass  # no maps of ours: nobody says whose a flow is
 
 
 def stop(name: str, run: str, settings: dict[str, str], now: int) -> None:
