@@ -122,7 +122,7 @@ class Identity:
             if value not in ("auto", "off") and not (value.startswith("/") and value.isprintable()):
                 raise FlowtagError(f"identity.{key} is {value!r}", 'use "auto", "off" or an absolute path')
         if "" in self.app_labels:
-            raise FlowtagError("identity.app_labels has an empty key")
+            raise FlowtagError("identity.app_labels has an empty key", "use keys of labels")
 
 
 @dataclass(frozen=True, slots=True)
