@@ -11,8 +11,9 @@ from bpf.error import FlowtagError
 from identity.kubernetes_client import Client, Load, Timing, in_cluster, kubeconfig
 from identity.kubernetes_health import Health
 from identity.kubernetes_owners import Owners
-from identity.kubernetes_pods import OWN_LABELS, PODS, Container, Pod, Pods
+from identity.kubernetes_pods import PODS, Container, Pod, Pods
 from identity.kubernetes_watch import Watch
+from identity.labels import RESERVED
 from identity.names import Names
 from identity.workload import KIND_POD, SOURCE_HOOK, Workload
 
@@ -70,18 +71,18 @@ class Kubernetes:
         if pod is None:
             return None
         labels = dict(pod.labels)
-        labels[f"{OWN_LABELS}node"] = pod.node
+        labels[f"{RESERVED}node"] = pod.node
         if pod.service_account:
-            labels[f"{OWN_LABELS}service-account"] = pod.service_account
+            labels[f"{RESERVED}service-account"] = pod.service_account
         owner = self.owners.top(pod.owner) if pod.owner is not None else None
         app = ""
         if owner is not None:
-            labels[f"{OWN_LABELS}owner-kind"] = owner.kind
-            labels[f"{OWN_LABELS}owner"] = owner.name
+            labels[f"{RESERVED}owner-kind"] = owner.kind
+            labels[f"{RESERVED}owner"] = owner.name
             if owner.checked:
                 app = owner.name
             else:
-                labels[f"{OWN_LABELS}owner-checked"] = "false"
+                labels[f"{RESERVED}owner-checked"] = "false"
         return Names(
             container=container.name if container else "",
             pod=pod.name,

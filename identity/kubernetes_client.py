@@ -7,7 +7,6 @@ RssAnon of a Python that has imported what is used here of 37.0.2 is 27 MiB, and
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -17,13 +16,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from identity import strict_json
 from identity.kubernetes_health import Failure
+from identity.oci import text
+from identity.workload import fit
 
 if TYPE_CHECKING:
     from kubernetes.client import Configuration
 
 IN_CLUSTER = "/var/run/secrets/kubernetes.io/serviceaccount"
 CHUNK = 65536
+WORDS = 300  # of a stranger's explanation
 # A peer that vanished is noticed after a minute, also while nothing is said.
 _KEEPALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -185,18 +188,17 @@ class Client:
 def _refusal(response: Any) -> Failure:
     """The Failure for an answer that is not 200; of its body only the message is read, and not much of it."""
     status = int(response.status)
-    text = f"the API server answers {status}"
     try:
-        message = json.loads(response.read(CHUNK)).get("message", "")
-        text += f": {message[:300]}" if isinstance(message, str) and message.isprintable() else ""
-    except Exception:  # noqa: S110 # whatever is wrong with an error's explanation, the error is told
-        pass
+        message = text(strict_json.decode(response.read(CHUNK), CHUNK), "message")
+    except Exception:  # whatever is wrong with an error's explanation, the error is told
+        message = ""
     wait = response.headers.get("Retry-After", "")
     hint = {
         401: "see that the token or the client certificate is valid for this cluster",
         403: "give flowtag's ServiceAccount the role in docs/kubernetes.md",
     }.get(status, "")
-    return Failure(f"http_{status}", text, float(wait) if wait.isascii() and wait.isdigit() else 0.0, hint)
+    words = f"the API server answers {status}: {fit(message, WORDS)}".removesuffix(": ")
+    return Failure(f"http_{status}", words, float(wait) if wait.isascii() and wait.isdigit() else 0.0, hint)
 
 
 def _failure(error: Exception) -> Failure:
@@ -218,4 +220,5 @@ def _failure(error: Exception) -> Failure:
 
 def _words(error: Exception) -> str:
     """An error of the client's in one line."""
-    return f"{type(error).__name__}: {' '.join(str(getattr(error, 'reason', None) or error).split())[:300]}"
+    reason = getattr(error, "reason", None) or error
+    return f"{type(error).__name__}: {fit(' '.join(str(reason).split()), WORDS)}"

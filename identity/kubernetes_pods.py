@@ -6,16 +6,13 @@ from __future__ import annotations
 import threading
 from typing import NamedTuple
 
+from identity import labels
 from identity.kubernetes_owners import Reference, controller
 from identity.oci import text
 from identity.workload import ROOM, fit
 
-OWN_LABELS = "flowtag.io/"
 PODS = 1024
 """Room for pods, those that have ended included; a kubelet runs 110 unless told otherwise."""
-LABELS = 64
-LABEL_BYTES = 8192  # of keys and values together
-LABEL_KEY, LABEL_VALUE = 317, 63  # the API's own limits: 253 + "/" + 63, and 63
 CONTAINERS = 64
 # How status.containerStatuses[].containerID begins, and what this project calls that runtime.
 SCHEMES = {"containerd": "containerd", "cri-o": "crio", "docker": "docker"}
@@ -63,7 +60,7 @@ def parse(pod: object) -> Pod | None:
         name,
         fit(text(spec, "nodeName"), 253),
         fit(text(spec, "serviceAccountName"), 253),
-        _labels(metadata.get("labels")),
+        labels.tenant(metadata.get("labels")),
         controller(metadata, namespace),
         _containers(spec, _table(pod, "status")),
     )
@@ -77,22 +74,6 @@ def _table(values: object, name: str) -> dict[str, object]:
 def _tables(values: dict[str, object], name: str) -> list[dict[str, object]]:
     value = values.get(name)
     return [item for item in value[:CONTAINERS] if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _labels(values: object) -> dict[str, str]:
-    """The tenant's labels; none under our own keys, which is looked for after cleaning."""
-    labels: dict[str, str] = {}
-    room = LABEL_BYTES
-    for key, value in values.items() if isinstance(values, dict) else ():
-        if not isinstance(value, str):
-            continue
-        key, value = fit(key, LABEL_KEY), fit(value, LABEL_VALUE)
-        room -= len(key.encode()) + len(value.encode())
-        if room < 0 or len(labels) == LABELS:
-            break
-        if key and not key.startswith(OWN_LABELS):
-            labels.setdefault(key, value)
-    return labels
 
 
 def _containers(spec: dict[str, object], status: dict[str, object]) -> tuple[Container, ...]:

@@ -11,11 +11,12 @@ from collections.abc import Callable
 import structlog
 
 from identity import strict_json
-from identity.kubernetes_client import Client, Timing
+from identity.kubernetes_client import WORDS, Client, Timing
 from identity.kubernetes_health import Failure, Health
 from identity.kubernetes_pods import Pod, Pods, parse
 from identity.kubernetes_stream import lines, objects
 from identity.oci import text
+from identity.workload import fit
 
 PATH = "/api/v1/pods"
 PAGE = 250
@@ -186,5 +187,4 @@ def _error(status: object) -> Failure:
     if text(status, "reason") in ("Expired", "Gone"):
         code = 410
     number = code if type(code) is int and 100 <= code <= 599 else 500
-    message = text(status, "message")
-    return Failure(f"http_{number}", f"in the watch: {message[:300] if message.isprintable() else ''}")
+    return Failure(f"http_{number}", f"in the watch: {fit(text(status, 'message'), WORDS)}")

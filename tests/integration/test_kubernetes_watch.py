@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exporter.config import Identity
+from exporter.describe import Describer
 from identity.kubernetes import Kubernetes
 from identity.kubernetes_client import Timing
 from identity.names import Names
@@ -20,6 +23,7 @@ from identity.workload import KIND_CONTAINER, Workload
 from tests.integration.conftest import Start, until
 from tests.rig.kube_api import KubeApi, chunks_then_close, cut_short, refuse, send, silence
 from tests.rig.kube_objects import NODE, pod, status
+from tests.rig.kubeconfig import write_kubeconfig
 from tests.rig.mangled import ANY, mangled_pods
 
 
@@ -460,3 +464,15 @@ def test_a_fault_of_our_own_does_not_end_the_thread(
         api.put(pod("web"))
         until(lambda: source.watch.health.errors.get("internal"))
     until(lambda: knows(source, "web"))
+
+
+def test_a_container_without_a_hook_gets_all_its_names_in_a_record(api: KubeApi, tmp_path: Path) -> None:
+    api.put(pod("web", labels={"team": "red"}, containers={"main": "a" * 64}))
+    path = write_kubeconfig(tmp_path / "kubeconfig", api.url)
+    config = Identity(docker="off", podman="off", kubernetes=str(path), kubernetes_node=NODE)
+    found = Workload(kind=KIND_CONTAINER, runtime="containerd", container_id="a" * 64)
+    with Describer(config) as describer:
+        until(lambda: describer.describe(found).pod)
+        names = describer.describe(found)
+    assert (names.namespace, names.pod, names.container) == ("shop", "web", "main")
+    assert (names.image, names.labels["team"]) == ("registry.example/main:1", "red")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from identity.kubernetes import Kubernetes
 from identity.kubernetes_client import kubeconfig
 from identity.kubernetes_owners import controller
-from identity.kubernetes_pods import LABEL_BYTES, LABELS, Container, Pods, parse
+from identity.kubernetes_pods import Container, Pods, parse
 from identity.names import Names
 from identity.workload import KIND_CONTAINER, SOURCE_HOOK, Workload
 from tests.rig.kube_objects import pod
@@ -57,16 +57,6 @@ def test_a_tenants_labels_never_come_under_our_keys() -> None:
     found = parse(pod("web", labels=labels))
     assert found is not None
     assert found.labels == {"app": "shop", "flowtag.io": "theirs"}
-
-
-def test_labels_are_bounded_in_number_and_in_bytes() -> None:
-    found = parse(pod("web", labels={f"k{number}": "v" for number in range(1000)}))
-    assert found is not None
-    assert len(found.labels) == LABELS
-    found = parse(pod("web", labels={f"k{number:04}" + "k" * 300: "v" * 5000 for number in range(60)}))
-    assert found is not None
-    assert sum(len(key) + len(value) for key, value in found.labels.items()) <= LABEL_BYTES
-    assert max(map(len, found.labels.values())) == 63
 
 
 def test_container_ids_come_from_every_kind_of_container_and_from_the_start_before() -> None:
