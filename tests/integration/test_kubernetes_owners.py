@@ -187,6 +187,23 @@ def test_owners_that_do_not_answer_hold_up_neither_pods_nor_names(api: KubeApi, 
     stop.set()
 
 
+def test_an_owner_that_always_fails_holds_up_no_other(api: KubeApi, start: Start) -> None:
+    original = api._get
+
+    def fail_one(handler: Any, asked: str, query: dict[str, str]) -> None:
+        if asked.endswith("/bad"):
+            refuse(500, "InternalError")(handler)
+        else:
+            original(handler, asked, query)
+
+    api._get = fail_one  # type: ignore[method-assign,assignment]
+    api.put(pod("a", owners=[reference("StatefulSet", "bad", "b")]))
+    api.put(pod("b", owners=[deployed(api)]))
+    source = start()
+    until(lambda: owner(source, "b") == ("web", "Deployment", "web"))
+    assert owner(source, "a") == ("", "", "")
+
+
 @pytest.mark.parametrize("answer", [b"{}", b"[", b'{"metadata": {"uid": 7}}', b" " * (3 << 20)])
 def test_an_answer_that_makes_no_sense_confirms_and_denies_nothing(
     api: KubeApi, start: Start, answer: bytes

@@ -162,13 +162,15 @@ def test_what_happened_while_the_connection_was_lost_comes_afterwards(api: KubeA
     assert api.count("list") == 1
 
 
-@pytest.mark.parametrize("way", ["status", "event"])
+@pytest.mark.parametrize("way", ["status", "event", "reason"])
 def test_410_makes_another_list(api: KubeApi, start: Start, way: str) -> None:
     api.put(pod("gone"))
     source = start()
     watching(api, source)
     if way == "event":
-        api.event("ERROR", status(410, "Expired", "too old resource version: 1 (1000)"))
+        api.event("ERROR", status(410, "Gone", "too old resource version: 1 (1000)"))
+    elif way == "reason":
+        api.event("ERROR", status(500, "Expired"))
     else:
         api.compact()
         api.hang_up()

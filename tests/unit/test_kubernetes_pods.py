@@ -115,6 +115,16 @@ def test_what_leaves_the_cache_leaves_no_ids_behind() -> None:
     assert len(store._ended) == 8
 
 
+def test_a_pod_that_comes_back_makes_no_room_for_others() -> None:
+    store = Pods(2)
+    put(store, pod("web"))
+    store.end("uid-web")
+    put(store, pod("web"))
+    assert put(store, pod("next"))
+    assert not put(store, pod("more"))
+    assert store.by_uid("uid-web") is not None
+
+
 def workload(**values: int | str) -> Workload:
     return Workload(**{"kind": KIND_CONTAINER, "container_id": "a" * 64, **values})
 

@@ -59,7 +59,8 @@ def test_bytes_that_are_no_json_raise_nothing_but_value_error(data: bytes, cuts:
         pieces = list(objects(cut(data, cuts), 100))
     except ValueError:
         return
-    assert all(piece is None or piece[:1] + piece[-1:] == b"{}" for piece in pieces)
+    # Whether they are JSON is for the decoder to say: {] is one.
+    assert all(piece is None or (piece[:1] == b"{" and len(piece) <= 100) for piece in pieces)
 
 
 @settings(max_examples=50, deadline=None)
