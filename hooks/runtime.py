@@ -33,20 +33,41 @@ class Options(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A file before and after; None: it is not there."""
+    """A file before and after; None: it is not there.
+
+    mode: of a file that is made; one that is there keeps its own, and its owner. link: it is a symbolic
+    link, and before and after are what it points to.
+    """
 
     path: str
     before: bytes | None
     after: bytes | None
     mode: int = 0o644
+    link: bool = False
 
 
 class Plan(NamedTuple):
-    """What to write, in this order, and what the reader has to do then (`systemctl reload docker`)."""
+    """What to write, in this order, and what the reader has to do then (`systemctl reload docker`).
+
+    wraps: the real runtime's path, which the wrapper has to execute; empty where the engine is not told
+    to use the wrapper.
+    """
 
     changes: tuple[Change, ...] = ()
     then: str = ""
     notes: tuple[str, ...] = ()
+    wraps: str = ""
+
+
+class Reference(NamedTuple):
+    """A container that still names the stub, the wrapper or the engine's runtime entry.
+
+    engine: a Runtime's name; container: its name where that is known, else its id; file: what says so.
+    """
+
+    engine: str
+    container: str
+    file: str
 
 
 class State(NamedTuple):
