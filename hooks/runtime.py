@@ -73,7 +73,7 @@ class Runtime(Protocol):
         """How the engine was noticed (socket, binary, configuration), empty if it is not there."""
 
     def register(self, options: Options) -> Plan:
-        """Plan the registration; no changes if it is in force; FlowtagError where it cannot be done safely."""
+        """Plan it; no changes if it is in force; FlowtagError where it cannot be done safely."""
 
     def validate(self, options: Options, change: Change, temporary: str) -> None:
         """Let the engine judge the new content, which lies in `temporary`; FlowtagError with its words."""
