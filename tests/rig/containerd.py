@@ -14,8 +14,9 @@
         containerd.directory, containerd.config, containerd.socket, containerd.bridge
         containerd.ctr("namespaces", "list")       # the command line client
 
-The configuration has version 2 (3 with containerd 2.x); `cri` is more TOML for the CRI runtime's section and
-`runc_options` for runc's options, for instance BinaryName. Everything lies below a folder of its own in
+The configuration has version 2 (3 with containerd 2.x). More TOML: `cri` for the CRI runtime's section,
+`runtime_options` for runc's (base_runtime_spec, pod_annotations), `runc_options` for the options in it
+(BinaryName), `plugins` for other sections. Everything lies below a folder of its own in
 /tmp; cgroups below /flowtag-test-...; a pod's network is a port of `bridge`. At the end pods are removed
 and the daemon ends.
 """
@@ -99,6 +100,7 @@ class Containerd:
         view: View | None = None,
         cri: str = "",
         runc_options: str = "",
+        runtime_options: str = "",
         plugins: str = "",
     ) -> None:
         self.view = view or View()
@@ -118,7 +120,7 @@ class Containerd:
             self.directory / "containerd.log",
         )
         self.cri: Cri
-        self.config.write_text(self._config(cri, runc_options, plugins), encoding="utf-8")
+        self.config.write_text(self._config(cri, runc_options, runtime_options, plugins), encoding="utf-8")
 
     def version(self) -> tuple[int, int]:
         done = subprocess.run(
@@ -130,7 +132,7 @@ class Containerd:
         major, minor, *_ = done.stdout.split()[2].split(".")
         return int(major), int(minor)
 
-    def _config(self, cri: str, runc_options: str, plugins: str) -> str:
+    def _config(self, cri: str, runc_options: str, runtime_options: str, plugins: str) -> str:
         """A whole configuration; CRI's sections have other names from 2.0 on."""
         here = self.directory
         newer = self.version() >= (2, 0)
@@ -162,7 +164,8 @@ class Containerd:
             + pause
             + f"[plugins.{runtime}.containerd.runtimes.runc]\n"
             'runtime_type = "io.containerd.runc.v2"\n'
-            f"[plugins.{runtime}.containerd.runtimes.runc.options]\n"
+            + runtime_options
+            + f"[plugins.{runtime}.containerd.runtimes.runc.options]\n"
             f'Root = "{here}/runc"\n' + runc_options
         )
 
