@@ -11,6 +11,7 @@
         containerd.cri.runtime("StopContainer", container_id=pod.containers["app"], timeout=1)
         containerd.restart()                       # its containers go on
         containerd.stop(); containerd.config.write_text(...); containerd.start()
+        containerd.configure(runc_options='BinaryName = "/x"\n')     # made anew, and a restart
         containerd.directory, containerd.config, containerd.socket, containerd.bridge
         containerd.ctr("namespaces", "list")       # the command line client
 
@@ -98,10 +99,7 @@ class Containerd:
         *,
         binaries: Path = Path("/usr/bin"),
         view: View | None = None,
-        cri: str = "",
-        runc_options: str = "",
-        runtime_options: str = "",
-        plugins: str = "",
+        **more: str,
     ) -> None:
         self.view = view or View()
         self._binaries = binaries
@@ -120,7 +118,7 @@ class Containerd:
             self.directory / "containerd.log",
         )
         self.cri: Cri
-        self.config.write_text(self._config(cri, runc_options, runtime_options, plugins), encoding="utf-8")
+        self.config.write_text(self._config(**more), encoding="utf-8")
 
     def version(self) -> tuple[int, int]:
         done = subprocess.run(
@@ -132,7 +130,9 @@ class Containerd:
         major, minor, *_ = done.stdout.split()[2].split(".")
         return int(major), int(minor)
 
-    def _config(self, cri: str, runc_options: str, runtime_options: str, plugins: str) -> str:
+    def _config(
+        self, cri: str = "", runc_options: str = "", runtime_options: str = "", plugins: str = ""
+    ) -> str:
         """A whole configuration; CRI's sections have other names from 2.0 on."""
         here = self.directory
         newer = self.version() >= (2, 0)
@@ -191,6 +191,11 @@ class Containerd:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def configure(self, **more: str) -> None:
+        """Write the configuration anew, with this TOML in it, and restart."""
+        self.config.write_text(self._config(**more), encoding="utf-8")
+        self.restart()
 
     def start(self) -> None:
         """Start the daemon; returns when CRI says that runtime and network are ready."""
