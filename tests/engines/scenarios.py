@@ -17,7 +17,7 @@ from hooks import installed
 from identity.incarnation import Incarnation
 from identity.workload import KIND_CONTAINER, KIND_POD
 from tests.engines.site import Site
-from tests.rig.container import cgroup_mounts
+from tests.rig.container import Runc, cgroup_mounts
 from tests.rig.containerd import IMAGE, Containerd, Pod
 from tests.rig.docker import Docker
 from tests.rig.exporter import Record
@@ -26,6 +26,11 @@ from tests.rig.puppet import Puppet
 
 PORT = 8080
 UID = "b2f6a0de-6f0c-4a3e-8a55-0d9a4f1f2f10"
+CONNECT_ONCE = """
+import socket
+with socket.create_connection(("127.0.0.1", int(input())), 5) as peer:
+    peer.recv(5, socket.MSG_WAITALL)
+"""
 
 
 def use_wrapper(site: Site, engine: Docker) -> None:
@@ -205,3 +210,24 @@ def pause(site: Site, pod: Pod, sandbox: Incarnation, app: Incarnation) -> None:
     owned(record, pod.sandbox)
     assert (record["workload_kind"], record["workload"]) == ("pod", "shop/web-0")
     assert (record["container"], record["image"]) == (None, None)
+
+
+def one_container(site: Site, runtime: Runc, **bundle: str) -> None:
+    """A bundle without an engine: created, started, its one connection told, deleted."""
+    container = runtime.create("alone", CONNECT_ONCE, hooks=site.hooks, **bundle)
+    one = site.await_identity("alone")
+    assert (one.cgroup, one.netns_flags) == (container.cgroup_id, 0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        port: int = listener.getsockname()[1]
+        container.start()
+        container.say(str(port))
+        peer, (_, local) = listener.accept()
+        with peer:
+            peer.sendall(b"hello")
+            peer.recv(1)
+    assert container.wait() == 0
+    record = site.exporter.await_record(lambda r: (r["role"], r["local_port"]) == ("client", local))
+    owned(record, "alone")
+    container.delete()
+    site.await_end(one)
