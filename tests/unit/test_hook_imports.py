@@ -77,7 +77,8 @@ def imported(event: str, run: Path) -> set[str]:
 
 
 def test_imports_of_create_runtime(tmp_path: Path) -> None:
-    assert imported("createRuntime", tmp_path / "run") == OWN | STANDARD
+    # It fails, so it asks for one more: the process is on the host's network, and has no claim.
+    assert imported("createRuntime", tmp_path / "run") == OWN | STANDARD | {"identity.gap"}
     assert len(list((tmp_path / "run" / "pending").iterdir())) == 1  # it did its work
 
 
