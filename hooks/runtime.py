@@ -75,7 +75,7 @@ class State(NamedTuple):
 
     registered: its configuration says so; effective: the running engine does it, None where that cannot be
     asked; restart: what would make it effective (a command), empty if nothing is needed;
-    problem: what needs a hand, empty if nothing does.
+    problem: what needs a hand, empty if nothing does; detail: the file or directory that says so.
     """
 
     registered: bool
