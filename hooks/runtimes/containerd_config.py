@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bpf.error import FlowtagError
@@ -38,6 +38,13 @@ def parse(text: str, path: str) -> Tree:
         ) from error
 
 
+def at(tree: Any, path: Sequence[str]) -> Any:
+    """What lies at the path, None if nothing does."""
+    for name in path:
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return tree
+
+
 def parents(section: str) -> tuple[str, ...]:
     """The path to the handlers."""
     return ("plugins", section, "containerd", "runtimes")
@@ -45,19 +52,15 @@ def parents(section: str) -> tuple[str, ...]:
 
 def runtimes_of(tree: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     """The handlers by name, of a file or of a dump; empty if it names none."""
-    for name in parents(section):
-        tree = tree.get(name, {})
-        if not isinstance(tree, dict):
-            return {}
-    return tree
+    found = at(tree, parents(section))
+    return found if isinstance(found, Mapping) else {}
 
 
 def settings_of(tree: Mapping[str, Any], section: str, keys: Iterable[str]) -> Iterator[Setting]:
     """What the handlers say for BINARY or BASE_SPEC, in the file's order, without empty ones."""
     for name, entry in runtimes_of(tree, section).items():
         for key in keys:
-            holder = entry.get("options", {}) if key == BINARY else entry
-            value = holder.get(key) if isinstance(holder, dict) else None
+            value = at(entry, (*Setting(name, key, "").tables, key))
             if value and isinstance(value, str):
                 yield Setting(name, key, value)
 

@@ -18,7 +18,7 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Item, Null, Table, Whitespace
 
 from bpf.error import FlowtagError
-from hooks.runtimes.containerd_config import Setting, Tree, parents, runtimes_of, without_zeros
+from hooks.runtimes.containerd_config import Setting, Tree, at, parents, runtimes_of, without_zeros
 
 MARK = "# flowtag"
 WAS = f"{MARK}: was "
@@ -32,25 +32,22 @@ def put(text: str, section: str, setting: Setting, entry: Mapping[str, Any]) -> 
     file names [measured: runtime_type and sandbox_mode become empty], so a new table repeats them.
     """
     expected = tomllib.loads(text)
-    try:
-        document = tomlkit.parse(text)
-        holder = _at(document, (*parents(section), setting.handler, *setting.tables))
-        if isinstance(holder, Table) and not holder.is_super_table():
-            _assign(holder, setting.key, setting.value)
-            result = tomlkit.dumps(document)
-        elif setting.handler in runtimes_of(expected, section):
-            known = {} if holder is not None else _at(entry, setting.tables) or {}
-            result = text + _fragment(text, section, setting, setting.tables, known)
-        else:
-            result = text + _fragment(text, section, setting, (), entry)
-        _set(expected, section, setting, entry)
-        if tomllib.loads(result) == expected:
-            return result
-    except (TOMLKitError, tomllib.TOMLDecodeError):
-        pass  # an inline table or dotted keys, which no later table may extend
+    path = (*parents(section), setting.handler, *setting.tables)
+    document, holder = _open(text, path)
+    if isinstance(holder, Table) and not holder.is_super_table():
+        _assign(holder, setting.key, setting.value)
+        result = _ended_like(text, tomlkit.dumps(document))
+    elif setting.handler in runtimes_of(expected, section):
+        known = {} if at(expected, path) is not None else at(entry, setting.tables) or {}
+        result = text + _fragment(text, section, setting, setting.tables, known)
+    else:
+        result = text + _fragment(text, section, setting, (), entry)
+    _set(expected, section, setting, entry)
+    if _says(result, expected):
+        return result
     raise FlowtagError(
         f"editing containerd's configuration: handler {setting.handler!r} cannot be changed without"
-        " disturbing the file, it may be an inline table or dotted keys",
+        " disturbing the file: it is an inline table, dotted keys, or interrupted by other tables",
         f"by hand: {setting.key} = {tomlkit.item(setting.value).as_string()}"
         f" in [{_header(section, setting)}]",
     )
@@ -70,20 +67,13 @@ def _header(section: str, setting: Setting) -> str:
     )
 
 
-def _at(tree: Any, path: Sequence[str]) -> Any:
-    """What lies at the path, None if nothing does."""
-    for name in path:
-        tree = tree.get(name) if isinstance(tree, Mapping) else None
-    return tree
-
-
 def _set(tree: Tree, section: str, setting: Setting, entry: Mapping[str, Any]) -> None:
     """What put() means, on values."""
     for name in parents(section):
         tree = tree.setdefault(name, {})
     tree = tree.setdefault(setting.handler, without_zeros(entry))
     for name in setting.tables:
-        tree = tree.setdefault(name, without_zeros(_at(entry, setting.tables) or {}))
+        tree = tree.setdefault(name, without_zeros(at(entry, setting.tables) or {}))
     tree[setting.key] = setting.value
 
 
@@ -127,20 +117,16 @@ def _assign(table: Table, key: str, value: str) -> None:
         table[key] = new
         return
     new.comment(MARK)
-    body = list(table.value.body)
+    body = table.value.body
     first = next((item for name, item in body if name is not None and not isinstance(item, Table)), None)
     new.trivia.indent = first.trivia.indent if first is not None else table.trivia.indent
-    table.clear()
-    table.value.body.clear()
-    table.raw_append(key, new)
-    for name, item in body:
-        table.raw_append(name, item)
+    body.insert(0, (tomlkit.key(key), new))  # to be rendered at once: the table's index does not know it
 
 
 def _cut(text: str, section: str, setting: Setting) -> str | None:
     """The text without the fragment at its end that put() appended; None if that is not what it ends with."""
     entry = _entry(tomllib.loads(text), section, setting)
-    for tables, known in (((), entry), (setting.tables, _at(entry, setting.tables)), ((), {})):
+    for tables, known in (((), entry), (setting.tables, at(entry, setting.tables)), ((), {})):
         fragment = _fragment("\n", section, setting, tables, known)
         for before in (UNENDED, ""):
             if text.endswith(before + fragment):
@@ -149,9 +135,45 @@ def _cut(text: str, section: str, setting: Setting) -> str | None:
     return None
 
 
+def _says(text: str, expected: Tree) -> bool:
+    try:
+        return tomllib.loads(text) == expected
+    except tomllib.TOMLDecodeError:
+        return False
+
+
 def _take(text: str, section: str, setting: Setting) -> str:
     """The text without one setting; FlowtagError if it would say anything else than that."""
-    expected, document = tomllib.loads(text), tomlkit.parse(text)
+    path = (*parents(section), setting.handler, *setting.tables)
+    document, holder = _open(text, path)
+    if isinstance(holder, Table):
+        expected, result = _without(text, document, section, setting)
+        if _says(result, expected):
+            return result
+    raise FlowtagError(
+        f"editing containerd's configuration: {setting.key} of handler {setting.handler!r} cannot be"
+        " taken out without disturbing the file",
+        f"remove {setting.key} by hand in [{_header(section, setting)}]",
+    )
+
+
+def _open(text: str, path: Sequence[str]) -> tuple[tomlkit.TOMLDocument, Any]:
+    """The file and the table at the path, which is None where tomlkit 0.15 cannot keep the file as it is.
+
+    It fails on some tables that others interrupt, or gives them another indentation.
+    """
+    try:
+        document = tomlkit.parse(text)
+        if tomlkit.dumps(document) == text:
+            return document, at(document, path)
+    except (TOMLKitError, AttributeError):
+        pass
+    return tomlkit.document(), None
+
+
+def _without(text: str, document: tomlkit.TOMLDocument, section: str, setting: Setting) -> tuple[Tree, str]:
+    """What is to be said without the setting, and the text that should say so."""
+    expected = tomllib.loads(text)
     wanted: Tree = expected
     table: Any = document
     path: list[tuple[Tree, Any, str]] = []  # a holder as values and as text, and what is followed in it
@@ -168,21 +190,20 @@ def _take(text: str, section: str, setting: Setting) -> str:
             if not _ours(holder[name]):
                 break
             del values[name], holder[name]
-    result = tomlkit.dumps(document)
-    if tomllib.loads(result) != expected:
-        raise FlowtagError(
-            f"editing containerd's configuration: {setting.key} of handler {setting.handler!r} cannot be"
-            " taken out without disturbing the file",
-            f"remove {setting.key} by hand in [{_header(section, setting)}]",
-        )
-    return result
+    return expected, _ended_like(text, tomlkit.dumps(document))
+
+
+def _ended_like(text: str, result: str) -> str:
+    """A file without a newline at its end stays without."""
+    return result if text.endswith("\n") else result.removesuffix("\n")
 
 
 def _restore(table: Any, key: str, comment: str, value: str) -> None:
     """Give a key the empty value and the comment back that it had."""
     space = table[key].trivia.comment_ws
-    table[key] = tomlkit.value(value)
+    table[key] = tomlkit.value(value.rstrip())
     trivia = table[key].trivia  # tomlkit hands the old one's on
+    trivia.trail = value[len(value.rstrip()) :] + trivia.trail
     trivia.comment = comment.removesuffix(" ")
     trivia.comment_ws = space if comment else ""
 
