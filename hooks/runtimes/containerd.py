@@ -43,6 +43,7 @@ class Containerd:
         site = look(options)
         if site.engine is None:
             raise FlowtagError("registering with containerd: it is not there", "is it in PATH, or running?")
+        site.content()  # is it TOML at all
         cri.refuse_generated(site.text or "", site.file, site.value(cri.WRAPPER, options))
         dump = site.effective()
         choice = cri.choose(dump, method, site.value(method, options))

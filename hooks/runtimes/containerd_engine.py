@@ -12,6 +12,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -52,7 +53,7 @@ class Engine(NamedTuple):
 
     def ctr(self) -> str:
         """The ctr that came with it; FlowtagError if there is none."""
-        beside = os.path.join(os.path.dirname(os.path.realpath(self.binary)), "ctr")
+        beside = os.path.join(os.path.dirname(self.binary), "ctr")
         found = beside if os.access(beside, os.X_OK) else shutil.which("ctr", path=self.path)
         if found is None:
             raise FlowtagError("looking for containerd's ctr: it is not there", "install it")
@@ -63,10 +64,9 @@ class Engine(NamedTuple):
         try:
             with open(f"/proc/{self.pid}/stat", "rb") as file:
                 ticks = int(file.read().rpartition(b")")[2].split()[19])
-            with open("/proc/stat", encoding="ascii") as file:
-                boot = next(int(line.split()[1]) for line in file if line.startswith("btime "))
-        except (OSError, ValueError, IndexError, StopIteration):
+        except (OSError, ValueError, IndexError):
             return None
+        boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)  # btime in /proc/stat has whole seconds
         return boot + ticks / os.sysconf("SC_CLK_TCK")
 
     def _config(self, what: str, *arguments: str) -> dict[str, Any]:
@@ -82,11 +82,11 @@ def find(address: str = "") -> Engine | None:
     pid = next(filter(None, map(_listener, [address] if address else SOCKETS)), 0)
     if pid:
         path = _environment(pid).get("PATH", PATH)
-        exe = os.readlink(f"/proc/{pid}/exe")
-        # After an upgrade the next start runs what now lies at its place, unless it has a root of its own.
-        known = exe.removesuffix(_DELETED)
+        # Where its binary lies: after an upgrade the next start runs what is there by then.
+        name = os.readlink(f"/proc/{pid}/exe").removesuffix(_DELETED)
         shared = os.path.samefile(f"/proc/{pid}/root", "/")
-        binary = known if shared and os.access(known, os.X_OK) else f"/proc/{pid}/exe"
+        place = name if shared else f"/proc/{pid}/root{name}"
+        binary = place if os.access(place, os.X_OK) else f"/proc/{pid}/exe"
         return Engine(binary, _config_argument(pid), path, pid, shared)
     found = shutil.which("containerd") or shutil.which("containerd", path=PATH)
     return Engine(found, FILE, PATH, 0, False) if found else None
