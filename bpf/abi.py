@@ -112,6 +112,7 @@ class Layout:
 
 ID = Layout("__u64", ("id", "Q"))
 OWNER = Layout("ft_owner", ("workload", "Q"), ("since", "Q"), ("until", "Q"), ("flags", "I"), ("pad", "4x"))
+GAP = Layout("ft_gap", ("since", "Q"), ("by", "Q"))
 NETNS = Layout(
     "ft_netns",
     ("workload", "Q"),
@@ -189,7 +190,7 @@ COMM_LEN = 16
 STATE = Layout("ft_state", ("host_workload", "Q"), ("gaps", "Q"), ("gaps_closed", "Q"), ("open_flows", "Q"))
 
 # Pinned maps: kernel map type, key and value layout (None: the kernel's own).
-HASH, PERCPU_ARRAY, LPM_TRIE, SK_STORAGE, RINGBUF = 1, 6, 11, 24, 27
+HASH, ARRAY, PERCPU_ARRAY, LPM_TRIE, SK_STORAGE, RINGBUF = 1, 2, 6, 11, 24, 27
 INT = Layout("int", ("key", "i"))
 INDEX = Layout("__u32", ("index", "I"))
 FLOW = Layout(
@@ -213,6 +214,7 @@ FLOW = Layout(
 MAPS: dict[str, tuple[int, Layout | None, Layout | None]] = {
     "ft_workload": (HASH, ID, WORKLOAD),
     "ft_cgroup": (HASH, ID, OWNER),
+    "ft_gap": (ARRAY, INDEX, GAP),
     "ft_netns": (HASH, ID, NETNS),
     "ft_port": (HASH, PORT_KEY, OWNER),
     "ft_addr": (LPM_TRIE, ADDR_KEY, OWNER),

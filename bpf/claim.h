@@ -25,13 +25,13 @@ static __always_inline void refuse(struct verdict *v, __u8 reason)
 
 /*
  * The time test. An adopted socket's open time is unknowable: a claim on its cgroup, whose id is not
- * used again, counts if it was there when the socket was first seen (a later one may be that of the
- * next container in a cgroup left standing), also if it has ended; other claims never do.
+ * used again, counts if it was alive when the socket was first seen (one that had ended, or came later,
+ * may be that of another container in a cgroup left standing); other claims never do.
  */
 static __always_inline bool alive(const struct ft_flow *flow, __u64 since, __u64 until, __u8 rule)
 {
-	if (flow->flags & FT_FLOW_ADOPTED)
-		return rule == FT_RULE_CGROUP && since <= flow->time_open;
+	if (flow->flags & FT_FLOW_ADOPTED && rule != FT_RULE_CGROUP)
+		return false;
 	return since <= flow->time_open && (until == 0 || flow->time_open < until);
 }
 

@@ -147,6 +147,12 @@ struct ft_owner {
 	__u32 pad;
 };
 
+/* A container on the host's network whose claim is missing from ft_cgroup; since 0: there is none. */
+struct ft_gap {
+	__u64 since;
+	__u64 by; /* the workload that came last */
+};
+
 struct ft_netns {
 	struct ft_owner owner;
 	__u32 kind;
@@ -273,6 +279,7 @@ struct ft_state {
 };
 
 _Static_assert(sizeof(struct ft_owner) == 32, "ft_owner");
+_Static_assert(sizeof(struct ft_gap) == 16, "ft_gap");
 _Static_assert(sizeof(struct ft_netns) == 40, "ft_netns");
 _Static_assert(sizeof(struct ft_port_key) == 32, "ft_port_key");
 _Static_assert(sizeof(struct ft_addr_key) == 24, "ft_addr_key");

@@ -22,6 +22,15 @@ struct {
 	__type(value, struct ft_owner);
 } ft_cgroup SEC(".maps");
 
+/* Written by the hook where a claim did not fit or could not be made, and by the exporter, which closes it;
+ * read at opens that would be the host's. One entry, always there. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ft_gap);
+} ft_gap SEC(".maps");
+
 /* Written by the hook and the exporter; read at every open outside the host's namespace.
  * Full: the namespace counts as unknown, so its sockets are their cgroup's or nobody's. */
 struct {

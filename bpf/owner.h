@@ -3,13 +3,23 @@
 #ifndef FLOWTAG_OWNER_H
 #define FLOWTAG_OWNER_H
 
+/* Whether some container's claim was missing when the socket opened: it may be that container's. */
+static __always_inline bool claim_missing(const struct ft_flow *flow)
+{
+	__u32 only = 0;
+	struct ft_gap *gap = bpf_map_lookup_elem(&ft_gap, &only);
+
+	return gap && gap->since &&
+	       (flow->flags & FT_FLOW_ADOPTED || flow->time_open >= gap->since);
+}
+
 /* In the host's namespace no claim means the host, where that can be trusted. */
 static __always_inline void host_owner(struct verdict *v, const struct ft_flow *flow,
 				       struct cgroup *cgroup)
 {
 	if (flow->flags & FT_FLOW_ACTIVATED)
 		refuse(v, FT_REASON_ACTIVATED);
-	else if (state.gaps != state.gaps_closed || config.host_needs_claim)
+	else if (state.gaps != state.gaps_closed || config.host_needs_claim || claim_missing(flow))
 		refuse(v, FT_REASON_DEGRADED);
 	else if (cgroup && !(cgroup->self.flags & CSS_ONLINE))
 		/* Its claim may have been collected with the cgroup, so an absent one says nothing. */

@@ -17,6 +17,7 @@ from exporter.check import FAIL, OK, WARN, Check, Finding
 from exporter.config import Config
 from exporter.maps_dump import ring_positions
 from exporter.programs import CGROUP_PROGRAMS, FLOW_PROGRAMS, link_path
+from identity import gap
 from identity.pinned import open_map
 
 STUB = os.path.join(os.path.dirname(bpf.__path__[0]), "hooks", "flowtag-hook")
@@ -104,6 +105,22 @@ def _misses(link: loaded.Link) -> Finding:
     if link.misses:
         text += ", for flowtag_destroy to rescue"
     return Finding(OK, "programs", text)
+
+
+def claims(config: Config) -> Iterator[Finding]:
+    try:
+        missing = gap.read(config.host.pin_directory)
+    except FlowtagError:
+        return  # maps() has said so
+    if missing.since:
+        yield Finding(
+            FAIL,
+            "claims",
+            "a container's claim could not be written, so the host's own flows are nobody's (degraded)",
+            "its identity is lost: end the containers on the host's network, remove the maps, start again"
+            if missing.by == gap.LOST
+            else f"{config.host.run_directory}/pending has its `reason`; `flowtag run` writes it when it can",
+        )
 
 
 def exporter(config: Config) -> Iterator[Finding]:
@@ -207,4 +224,4 @@ def _files(directory: str) -> int:
         return 0
 
 
-CHECKS: tuple[Check, ...] = (maps, programs, exporter, losses, hook)
+CHECKS: tuple[Check, ...] = (maps, programs, claims, exporter, losses, hook)

@@ -78,6 +78,24 @@ def owner(value: bytes, around: Surroundings) -> Explained:
     }
 
 
+def gap(value: bytes, around: Surroundings) -> Explained:
+    """The struct ft_gap."""
+    since, by = abi.GAP.unpack(value)
+    return {
+        "since_ns": str(since),
+        "since": moment(since, around),
+        "workload": str(by),
+        "name": owner_name(by, around),
+    }
+
+
+def gap_text(explained: Explained) -> str:
+    """One line on the gap."""
+    if explained["since_ns"] == "0":
+        return "no claim is missing"
+    return f"since {explained['since']}, last by workload {explained['workload']} ({explained['name']})"
+
+
 def owner_text(explained: Explained, around: Surroundings) -> str:
     """One line on a claim: whose, since when, until when."""
     workload_id = int(explained["workload"])

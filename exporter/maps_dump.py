@@ -19,6 +19,7 @@ from identity.pinned import open_map
 PURPOSES = {
     "ft_workload": "names of the workloads behind owner ids",
     "ft_cgroup": "who owns the sockets of a cgroup",
+    "ft_gap": "whether a container on the host's network has no claim, so that the host's flows are nobody's",
     "ft_netns": "what a network namespace is, and whose",
     "ft_port": "translated (address, port), published by a translator",
     "ft_addr": "translated addresses and port blocks, by longest prefix",
@@ -65,6 +66,8 @@ def _content(name: str, pinned: Map, around: Surroundings) -> dict[str, Any]:
             for key, value in pinned.items()
         ]
         return {"max_entries": pinned.max_entries, "entries": entries}
+    if name == "ft_gap":
+        return {"gap": entry.gap(pinned.get(abi.INDEX.pack(0)) or bytes(abi.GAP.size), around)}
     if name == "ft_count":
         return {"counters": {key: str(value) for key, value in counters.read(pinned).items()}}
     if name == "ft_events":
@@ -124,6 +127,8 @@ def text(shown: dict[str, dict[str, Any]], around: Surroundings) -> list[str]:
             for item in part["entries"]:
                 value = entry.value_text(name, item["value"], around)
                 lines.append(f"  {entry.key_text(name, item['key'])}: {value}")
+        elif name == "ft_gap":
+            lines.append(f"  {entry.gap_text(part['gap'])}")
         elif name == "ft_count":
             lines += [f"  {counter}: {value}" for counter, value in part["counters"].items()]
     return lines

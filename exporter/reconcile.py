@@ -16,10 +16,10 @@ from bpf.error import FlowtagError
 from bpf.syscall import Map
 from exporter import counters
 from exporter.config import Config
-from exporter.containers import Walk
+from exporter.containers import HOOK_NS, Walk
 from exporter.orphans import Orphans
 from exporter.programs import Programs
-from identity import cgroup, incarnation, lifetime
+from identity import cgroup, gap, incarnation, lifetime
 from identity.incarnation import Incarnation
 
 AGAIN_SECONDS = 1.0
@@ -45,6 +45,7 @@ class Reconciler:
     def tick(self) -> None:
         """Replay what is pending, end the dead, look for containers."""
         self._replay()
+        self._close_gap()
         self._orphans.tick()
         self._walk()
 
@@ -82,12 +83,31 @@ class Reconciler:
         self._pending_changed = changed
         for name, left in incarnation.every(self._pending):
             path = os.path.join(self._pending, name)
+            now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            if not left.reason and now - left.workload.start < HOOK_NS:
+                self._pending_changed = 0  # its hook is at work
+                continue
             try:
                 self._settle(name, path, left)
             except (OSError, FlowtagError) as error:
                 self._log.warning("replaying an identity", file=path, error=str(error))
                 self._pending_changed = 0
                 self._next_replay = time.monotonic() + AGAIN_SECONDS
+
+    def _close_gap(self) -> None:
+        """Where a claim was missing and no identity waits any more, what has no claim is the host's again.
+
+        The gap is read before pending/ is: the hook writes there first and opens the gap then.
+        """
+        pins = self._config.host.pin_directory
+        try:
+            missing = gap.read(pins)
+            if not missing.since or any(incarnation.every(self._pending)):
+                return
+            if gap.close_gap(pins, missing, os.path.join(self._run, "lock")):
+                self._log.info("no claim is missing: the host's flows are the host's again")
+        except FlowtagError as error:
+            self._log.warning("closing the gap in the claims", error=str(error))
 
     def _settle(self, name: str, path: str, left: Incarnation) -> None:
         host = self._config.host
@@ -98,7 +118,9 @@ class Reconciler:
                 lifetime.end(left, maps, self._run, left.workload.end or now)
                 self._log.warning("an identity came too late", workload=left.workload.name)
             else:
-                lifetime.begin(left, name, maps, self._run)
+                left.reason = ""
+                lifetime.succeed(left, name, maps, self._run)
+                lifetime.begin(left, maps, self._run)
                 incarnation.write(os.path.join(self._run, "live", name), left)
                 self._marked = -1  # what was made below it meanwhile is unclaimed yet
                 self._log.info("replayed an identity", workload=left.workload.name)

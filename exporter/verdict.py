@@ -14,7 +14,7 @@ from exporter import counters, entry
 from exporter.config import Config
 from exporter.entry import Explained
 from exporter.surroundings import Surroundings
-from identity import cgroup, netns
+from identity import cgroup, gap, netns
 from identity.pinned import open_map
 
 
@@ -139,6 +139,10 @@ def _host(verdict: Verdict, config: Config, around: Surroundings) -> None:
             f"{full} cgroups found no room in ft_cgroup: until the exporter's next whole walk such"
             " sockets are nobody's, degraded"
         )
+    if gap.read(config.host.pin_directory).since:
+        verdict.steps.append("ft_gap: a container's claim is missing, so an absent claim says nothing")
+        verdict.refuse("degraded")
+        return
     verdict.steps.append("so it is the host's, unless its listener was made for others (activated)")
     raw = get("ft_workload", abi.ID.pack(abi.OWNER_HOST_SLOT), config)
     if raw is None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 STUB = os.path.join(FOLDER, "flowtag-hook")
-RUNTIMES = ("docker", "podman", "crio", "runc")
+RUNTIMES = ("docker", "containerd", "podman", "crio", "runc")
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -162,7 +162,7 @@ def _directory(directory: str) -> list[str]:
     if not missing and stat.S_IMODE(os.stat(directory).st_mode) != MODE:
         os.chmod(directory, MODE)
         return [directory]
-    return missing
+    return missing[::-1]
 
 
 def _copy(source: str, path: str) -> list[str]:

@@ -53,7 +53,7 @@ def handle(runtime_pid: str, event: str, run: str) -> str:
     pid = state.get("pid")
     if type(pid) is not int or pid <= 0:
         return "ignored"  # nothing to find cgroup and namespace by
-    config = read_config(bundle) if "annotations" not in state else None
+    config = read_config(bundle) if oci.needs_config(state) else None
     workload = oci.from_oci(state, config)
     if workload.pod and workload.kind == KIND_CONTAINER and place.sandboxed(runtime_pid):
         return "ignored"  # only the pod has processes on the host
@@ -77,22 +77,58 @@ def translate(new: Incarnation, wanted: str, settings: dict[str, str]) -> None:
 
 
 def start(new: Incarnation, name: str, run: str, settings: dict[str, str], runtime_pid: str) -> str:
-    """Claim what is the container's, and remember it."""
+    """Claim what is the container's, and remember it.
+
+    The file comes before the claims: if this process is killed in between, the exporter goes on from there.
+    """
     live, pending = f"{run}/live/{name}", f"{run}/pending/{name}"
     written, outcome = live, "claimed"
     try:
         place.find(new, settings, runtime_pid)
         with lifetime.Maps(pins(settings)) as maps:
-            lifetime.begin(new, name, maps, run)
+            lifetime.succeed(new, name, maps, run)
+            incarnation.write(pending, new)
+            lifetime.begin(new, maps, run)
         incarnation.write(live, new)
-        incarnation.remove(pending)  # an earlier incarnation's
+        incarnation.remove(pending)
     except (OSError, ValueError, FlowtagError) as error:
-        new.reason, written, outcome = str(error), pending, "pending"
-        incarnation.write(pending, new)  # if that fails too its flows are nobody's
+        new.reason, written = str(error), pending
+        outcome = "pending" if leave(new, pending, run, settings) else "lost"
     if not new.process_lives():
         # Died meanwhile, so a claim above may have replaced the kernel's tombstone.
         lifetime.settle(new, written, run, pins(settings), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
     return outcome
+
+
+def leave(new: Incarnation, pending: str, run: str, settings: dict[str, str]) -> bool:
+    """Leave the identity to the exporter; on the host's network, see that its flows are not the host's.
+
+    False if the exporter will find nothing.
+    """
+    from identity import gap  # few hooks fail
+
+    try:
+        incarnation.write(pending, new)
+        left = True
+    except OSError:
+        left = left_before(new, pending)
+    if new.netns:
+        return left
+    try:
+        by = new.workload.id if left else gap.LOST
+        gap.open_gap(pins(settings), new.workload.start, by, f"{run}/lock")
+    except (OSError, FlowtagError):
+        pass  # no maps of ours: nobody says whose a flow is
+    return left
+
+
+def left_before(new: Incarnation, pending: str) -> bool:
+    """Whether what was written before the claims is still there."""
+    try:
+        old = lifetime.remembered(pending)
+    except OSError:
+        return False
+    return old is not None and old.workload.id == new.workload.id
 
 
 def stop(name: str, run: str, settings: dict[str, str], now: int) -> str:

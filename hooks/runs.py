@@ -4,7 +4,8 @@
 One line a run, `EVENT OUTCOME NUMBER`. By the hook itself, at its end, with the number of microseconds:
 
     createRuntime, prestart   claimed: in the maps; pending: the maps could not be written, it waits for the
-                              exporter; ignored: the state named no container that has processes on this host
+                              exporter; lost: it could not be left there either; ignored: the state named no
+                              container that has processes on this host
     poststop                  ended; pending; nothing: nobody was remembered, or the container lives; ignored
     inject                    added to a bundle by the wrapper; present: it was there already
 
@@ -42,7 +43,7 @@ KINDS = {
     127: "no interpreter",  # or no timeout(1)
     137: "killed",  # after half a second, or for want of memory
 }
-OUTCOMES = ("claimed", "pending", "ignored", "ended", "nothing", "added", "present")
+OUTCOMES = ("claimed", "pending", "lost", "ignored", "ended", "nothing", "added", "present")
 KILLED_MS = 500.0
 _LINE = re.compile(rb"(createRuntime|prestart|poststop|inject) ([a-z]{1,10}) ([0-9]{1,12})")
 

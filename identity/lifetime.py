@@ -14,7 +14,7 @@ from bpf.error import FlowtagError
 from identity import cgroup, claim, incarnation
 from identity.incarnation import Incarnation
 from identity.pinned import open_map
-from identity.workload import Workload
+from identity.workload import KIND_POD, Workload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,17 +55,23 @@ class Maps:
             each.close()
 
 
-def begin(new: Incarnation, name: str, maps: Maps, run: str) -> None:
-    """Write an incarnation: its workload first, the keys last; with the time at which it started.
+def succeed(new: Incarnation, name: str, maps: Maps, run: str) -> None:
+    """End what is remembered under the new one's file name, before that file is written anew.
 
-    What is remembered under its file's name is ended first, or is the very same: an engine may have
-    registered the hook as createRuntime and as prestart.
+    Or it is the very same: an engine may have registered the hook as createRuntime and as prestart.
     """
     for old in filter(None, (remembered(f"{run}/live/{name}"), remembered(f"{run}/pending/{name}"))):
         if (old.pid, old.start_time) == (new.pid, new.start_time):
             new.workload.id, new.workload.start = old.workload.id, old.workload.start
         elif not old.process_lives() and (old.cgroup == new.cgroup or not old.lives()):
             end(old, maps, run, new.workload.start)
+
+
+def begin(new: Incarnation, maps: Maps, run: str) -> None:
+    """Write an incarnation: its workload first, the keys last; with the time at which it started.
+
+    Its file must be there already: somebody has to end these claims if their writer is killed.
+    """
     locks = f"{run}/lock"
     incarnation.make_directory(locks)
     owner = new.workload.id, new.workload.start
@@ -75,13 +81,31 @@ def begin(new: Incarnation, name: str, maps: Maps, run: str) -> None:
         before = claim.found(maps.workloads, maps.cgroups, key, new.workload.container_id) or before
         claim.claim_cgroup(maps.cgroups, key, claim.Claim(*owner), locks, before)
         _follow(directory, key, maps.cgroups, locks)
-    if new.netns:
+    if new.netns and not _pods_own(new, maps):
         mine = claim.Claim(*owner, flags=new.netns_flags)
         claim.claim_netns(maps.spaces, new.netns, mine, locks, before)
     if new.cgroup_shared:
         claim.mark_shared(maps.cgroups, new.cgroup_shared, new.workload.start, locks)
     if new.blocks:
         _claim_blocks(new, maps, locks)
+
+
+def _pods_own(new: Incarnation, maps: Maps) -> bool:
+    """Whether the namespace is its pod's already and must tell the owner: the pod is all that it can tell.
+
+    Where containers have no cgroup, those of a pod cannot be told apart; a second claim would contest it.
+    """
+    if not new.netns_flags & abi.FLAG_NO_CGROUP or not new.workload.pod_uid:
+        return False
+    value = maps.spaces.get(abi.ID.pack(new.netns))
+    standing = claim.Claim.unpack(value) if value else None
+    if standing is None or standing.until:
+        return False
+    owner = maps.workloads.get(abi.ID.pack(standing.workload))
+    if owner is None:
+        return False
+    pod = Workload.unpack(owner)
+    return pod.kind == KIND_POD and pod.pod_uid == new.workload.pod_uid
 
 
 def end(old: Incarnation, maps: Maps, run: str, now: int) -> None:

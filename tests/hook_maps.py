@@ -25,6 +25,7 @@ def make_maps(directory: Path) -> None:
     """The maps that the hook writes."""
     for name in WRITTEN:
         make_map(directory, name)
+    make_map(directory, "ft_gap", kind="array", entries=1)
 
 
 def entry(number: int) -> bytes:

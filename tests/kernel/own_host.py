@@ -108,11 +108,10 @@ class OwnHost:
         with resident(path, namespace) as pid:
             yield pid
 
-    def create_runtime(self, cid: str, pid: int, *, pins: str = "") -> Workload:
-        """The hook; `pins` may be a wrong place."""
-        workload = Workload(
-            id=new_id(), start=boottime(), kind=KIND_CONTAINER, source=SOURCE_HOOK, container_id=cid
-        )
+    def create_runtime(self, cid: str, pid: int, *, pins: str = "", **names: int | str) -> Workload:
+        """The hook; `pins` may be a wrong place, `names` are more of the workload's fields."""
+        fields = {"kind": KIND_CONTAINER, **names}
+        workload = Workload(id=new_id(), start=boottime(), source=SOURCE_HOOK, container_id=cid, **fields)
         settings = {**self.settings, "pin_directory": pins or self.pins}
         new = Incarnation(workload, pid=pid)
         oci_hook.start(new, self.file_name(cid), str(self.run), settings, str(os.getpid()))

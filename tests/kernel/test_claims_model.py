@@ -307,11 +307,11 @@ class Machine(RuleBasedStateMachine):
         cid = found.cid
         real = lifetime.begin
 
-        def begin(new: Incarnation, name: str, maps: lifetime.Maps, run: str) -> None:
+        def begin(new: Incarnation, maps: lifetime.Maps, run: str) -> None:
             kill(found)
             if gone and found.cgroup and not self.populated(found.cgroup):
                 self.remove_named(self.paths[found.cgroup].name)
-            real(new, name, maps, run)
+            real(new, maps, run)
 
         lifetime.begin = begin
         try:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +17,13 @@ import pytest
 from bpf import abi
 from exporter import orphans
 from exporter.containers import HOOK_NS, RECONCILED
-from identity import cgroup, incarnation
+from identity import cgroup, claim, gap, incarnation
 from identity.claim import STRIPES
+from identity.incarnation import Incarnation
+from identity.workload import KIND_POD
+from tests.kernel.cgroup import cgroup as new_cgroup
 from tests.kernel.cgroup import cgroup_id, make_socket
-from tests.kernel.own_host import OwnHost
+from tests.kernel.own_host import OwnHost, resident
 from tests.kernel.pair import boottime, until
 from tests.rig.kernel import netns_cookie, socket_cookie
 
@@ -269,3 +274,96 @@ def test_full_map_is_walked_again_and_again(host: OwnHost) -> None:
         turns(host, lambda: not programs.degraded())
         assert found(host, "web")  # it was there before the entry: no hook is at work on it
         assert cgroup.populated(str(host.root / "web"))
+
+
+def test_missing_claim_on_the_hosts_network_makes_the_host_nobodys(host: OwnHost) -> None:
+    """Its cgroup lies below no engine's root: without the gap its flows would be the host's."""
+    host.settings["host_netns"] = str(netns_cookie(host.space))
+    host.watch.programs.host_workload.set(77_777)
+    with new_cgroup(f"flowtag-outside-{os.getpid()}") as outside, resident(outside, host.space) as pid:
+        assert host.flow(make_socket(host.space, outside)).rule == "host"
+        with pytest.MonkeyPatch.context() as patch:  # for a map that is full
+            patch.setattr(claim, "claim_cgroup", refuse)
+            mine = host.create_runtime("outside", pid)
+            assert gap.read(host.pins).since == mine.start
+            host.tick()
+            flow = host.flow(make_socket(host.space, outside))
+            assert (flow.owner, flow.reason) == (0, "degraded")
+            assert gap.read(host.pins).since
+        turns(host, lambda: not gap.read(host.pins).since)
+        flow = host.flow(make_socket(host.space, outside))
+        assert (flow.owner, flow.rule) == (mine.id, "cgroup")
+        assert host.flow(make_socket(host.space)).rule == "host"
+
+
+def test_gap_stays_if_the_identity_is_lost(host: OwnHost) -> None:
+    gap.open_gap(host.pins, boottime(), gap.LOST, str(host.run / "lock"))
+    gap.open_gap(host.pins, boottime(), 1 << 40, str(host.run / "lock"))
+    host.tick()
+    assert gap.read(host.pins).by == gap.LOST
+
+
+def test_gap_of_a_hook_that_came_meanwhile_stays(host: OwnHost) -> None:
+    gap.open_gap(host.pins, 10, 1 << 40, str(host.run / "lock"))
+    seen = gap.read(host.pins)
+    gap.open_gap(host.pins, 20, 1 << 41, str(host.run / "lock"))
+    assert not gap.close_gap(host.pins, seen, str(host.run / "lock"))
+    assert gap.read(host.pins).since == 10
+
+
+def test_hook_killed_after_its_claims_leaves_its_identity(host: OwnHost) -> None:
+    """Nobody else would end them while the cgroup stands."""
+    with host.container("web", host.pod) as pid, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(incarnation, "write", killed_at(2))
+        with pytest.raises(KeyboardInterrupt):
+            host.create_runtime("web", pid)
+        (left,) = host.files("pending")
+        assert host.owner("web").workload == left.workload.id
+    (host.root / "web" / "cgroup.procs").read_text(encoding="ascii")  # it stands
+    time.sleep(HOOK_NS / 1e9)
+    turns(host, lambda: not host.files("pending"))
+    assert host.owner("web").until != 0
+
+
+def test_hook_at_work_is_left_alone(host: OwnHost) -> None:
+    with host.container("web", host.pod) as pid, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(incarnation, "write", killed_at(2))
+        with pytest.raises(KeyboardInterrupt):
+            host.create_runtime("web", pid)
+        host.tick()
+        assert len(host.files("pending")) == 1
+        turns(host, lambda: not host.files("pending"))
+        assert len(host.files("live")) == 1
+
+
+def test_pod_without_cgroups_is_the_pods(host: OwnHost) -> None:
+    """Its containers share the namespace, which alone tells the owner: as much as it can tell."""
+    with ExitStack() as stack:
+        pids = [stack.enter_context(resident(host.root.parent, host.pod)) for _ in range(3)]
+        uid = {"pod": "p", "namespace": "n", "pod_uid": "u"}
+        pod = host.create_runtime("sandbox", pids[0], kind=KIND_POD, **uid)
+        for name, pid in zip(("one", "two"), pids[1:], strict=True):
+            host.create_runtime(name, pid, **uid)
+        house = host.claim("ft_netns", netns_cookie(host.pod))
+        assert house is not None
+        assert (house.workload, house.flags) == (pod.id, abi.FLAG_NO_CGROUP)
+        host.create_runtime("stranger", pids[1], **{**uid, "pod_uid": "v"})
+        house = host.claim("ft_netns", netns_cookie(host.pod))
+        assert house is not None
+        assert house.workload == abi.OWNER_CONTESTED
+
+
+def refuse(*_: object) -> str:
+    raise OSError(errno.E2BIG, "Argument list too long", "ft_cgroup")
+
+
+def killed_at(call: int) -> Callable[[str, Incarnation], None]:
+    """The hook's write of a file, until the hook is killed at this one."""
+    real, calls = incarnation.write, itertools.count(1)
+
+    def write(path: str, new: Incarnation) -> None:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        real(path, new)
+
+    return write

@@ -101,6 +101,7 @@ MUTATIONS = {
     "degraded": Mutation(
         "degraded", "owner.h", "state.gaps != state.gaps_closed || config.host_needs_claim", "false"
     ),
+    "missing_claim": Mutation("missing_claim", "owner.h", " || claim_missing(flow)", ""),
     "no_claim": Mutation(
         "unshare",
         "owner.h",
@@ -122,18 +123,20 @@ MUTATIONS = {
         "churn", "owner.h", "cgroup_id = cgroup->kn->id;", "cgroup_id = bpf_get_current_cgroup_id();"
     ),
     "late_look_up": Mutation("killed", "flow.bpf.c", "\t\town(sk, flow, FT_FLOW_ATTR_AT_CLOSE);\n"),
-    "adopted_cgroup": Mutation("adopted", "claim.h", "return rule == FT_RULE_CGROUP &&", "return false &&"),
+    "adopted_cgroup": Mutation(
+        "adopted", "claim.h", "FT_FLOW_ADOPTED && rule != FT_RULE_CGROUP", "FT_FLOW_ADOPTED"
+    ),
     "adopted_netns": Mutation(
         "adopted_netns",
         "claim.h",
-        "return rule == FT_RULE_CGROUP && since <= flow->time_open;",
-        "return true;",
+        "\t\treturn false;\n\treturn since",
+        "\t\treturn true;\n\treturn since",
     ),
     "adopted_since": Mutation(
         "adopted_cgroup",
         "claim.h",
-        "return rule == FT_RULE_CGROUP && since <= flow->time_open;",
-        "return rule == FT_RULE_CGROUP;",
+        "\tif (flow->flags & FT_FLOW_ADOPTED && rule != FT_RULE_CGROUP)\n\t\treturn false;\n",
+        "\tif (flow->flags & FT_FLOW_ADOPTED)\n\t\treturn rule == FT_RULE_CGROUP;\n",
     ),
     "closed_once": Mutation(
         "host_network", "flow.bpf.c", "__sync_fetch_and_or(&flow->closed, 1)", "flow->closed > 1"

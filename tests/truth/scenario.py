@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.truth.scenarios.cgroups import degraded, pure_v2, v1_only
+from tests.truth.scenarios.cgroups import degraded, missing_claim, pure_v2, v1_only
 from tests.truth.scenarios.churn import churn
 from tests.truth.scenarios.end import killed, late_close
 from tests.truth.scenarios.exporter import adopted, adopted_cgroup, adopted_netns, restart
@@ -42,6 +42,7 @@ SCENARIOS: dict[str, Callable[[Path, float], Evidence]] = {
         v1_only,
         pure_v2,
         degraded,
+        missing_claim,
         restart,
         adopted,
         adopted_cgroup,

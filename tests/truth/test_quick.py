@@ -13,7 +13,7 @@ from tests.truth.scenario import SCENARIOS
 from tests.truth.tally import tally
 
 SIZE = 0.1
-SLOW = ("late_close", "slow_connect", "slow_netns", "slow_translated", "degraded")
+SLOW = ("late_close", "slow_connect", "slow_netns", "slow_translated", "degraded", "missing_claim")
 
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in SLOW])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The modules that the hook imports, all of them: each costs every container's start some time."""
+"""The modules that hook and injection import, all of them: each costs every container's start some time."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def imported(event: str, run: Path) -> set[str]:
 
 
 def test_imports_of_create_runtime(tmp_path: Path) -> None:
-    assert imported("createRuntime", tmp_path / "run") == OWN | STANDARD
+    # It fails, so it asks for one more: the process is on the host's network, and has no claim.
+    assert imported("createRuntime", tmp_path / "run") == OWN | STANDARD | {"identity.gap"}
     assert len(list((tmp_path / "run" / "pending").iterdir())) == 1  # it did its work
 
 
@@ -85,6 +86,26 @@ def test_imports_of_poststop(tmp_path: Path) -> None:
     assert imported("poststop", tmp_path / "run") == OWN | STANDARD
 
 
-def test_entry_imports_nothing_but_the_hook() -> None:
+def test_entries_import_nothing_but_the_hook() -> None:
     # A script has no .pyc: what stands in it is compiled at every container's start.
-    assert (ROOT / "hooks" / "main.py").stat().st_size < 600
+    for name in ("main.py", "inject.py"):
+        assert (ROOT / "hooks" / name).stat().st_size < 600
+
+
+def test_imports_of_inject(tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to(tmp_path)
+    (tmp_path / "config.json").write_text("{}", encoding="ascii")
+    probe = PROBE.replace("hooks.oci_hook", "hooks.bundle")
+    done = subprocess.run(
+        [PYTHON, "-I", "-S", "-c", probe, ROOT, tmp_path, tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(done.stdout.split()) == {
+        *("hooks", "hooks.bundle", "hooks.exact_json", "hooks.run_line", "identity", "identity.strict_json"),
+        *("__future__", "_collections_abc", "_json", "_stat"),
+        *("genericpath", "os", "os.path", "posixpath", "stat"),
+    }
+    assert b"createRuntime" in (tmp_path / "config.json").read_bytes()
+    assert (tmp_path / "hook-runs").read_text(encoding="ascii").startswith("inject added ")

@@ -47,4 +47,10 @@ def test_imports_finds_those_inside_functions() -> None:
 
 def test_packages_are_all_in_the_project_file() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert tuple(project["tool"]["setuptools"]["packages"]) == PACKAGES
+    listed = project["tool"]["setuptools"]["packages"]
+    assert tuple(name for name in listed if "." not in name) == PACKAGES
+    assert set(listed) == {
+        str(path.parent.relative_to(ROOT)).replace("/", ".")
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("__init__.py")
+    }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -86,7 +87,10 @@ def degraded(directory: Path, size: float) -> Evidence:
         with Map.open(str(stage.exporter.pin_directory / "ft_cgroup")) as cgroups:
             filler = _fill(cgroups)
             missed = stage.container(
-                "missed", HOST_NETWORK, expect=nobodys("missed", "degraded", "unclaimed_container")
+                "missed",
+                HOST_NETWORK,
+                hook=False,
+                expect=nobodys("missed", "degraded", "unclaimed_container"),
             )
             host.become(nobodys(HOST, "degraded"))
             host.do(f"listen 127.0.0.1 {PORT + 1}")
@@ -100,6 +104,38 @@ def degraded(directory: Path, size: float) -> Evidence:
         host.become(Expectation(HOST))
         host.do(f"listen 127.0.0.1 {PORT + 2}")
         host.do(f"connect 127.0.0.1 {PORT + 2} {count}")
+    return stage.evidence
+
+
+def missing_claim(directory: Path, size: float) -> Evidence:
+    """The same, and a container on the host's network whose cgroup lies below no engine's root.
+
+    Only its hook knows of it, and cannot write the claim.
+    """
+    count = max(20, round(200 * size))
+    with Stage("missing_claim", directory) as stage:
+        host = stage.process()
+        host.do(f"listen 127.0.0.1 {PORT}")
+        with Map.open(str(stage.exporter.pin_directory / "ft_cgroup")) as cgroups:
+            filler = _fill(cgroups)
+            guest = stage.container(
+                "guest",
+                HOST_NETWORK,
+                cgroup=f"/truth-guest-{os.getpid()}",
+                expect=nobodys("guest", "degraded"),
+            )
+            host.become(nobodys(HOST, "degraded"))
+            host.do(f"listen 127.0.0.1 {PORT + 1}")
+            for actor in (host, guest):
+                actor.do(f"connect 127.0.0.1 {PORT + 1} {count}")
+            for key in filler:
+                cgroups.delete(key)
+        time.sleep(2.5)  # the exporter has written the claim
+        guest.become(Expectation("guest"))
+        host.become(Expectation(HOST))
+        host.do(f"listen 127.0.0.1 {PORT + 2}")
+        for actor in (host, guest):
+            actor.do(f"connect 127.0.0.1 {PORT + 2} {count}")
     return stage.evidence
 
 
