@@ -110,14 +110,18 @@ class Identity:
     docker: "auto" is /run/docker.sock, whenever that is there; "off"; or the path of the API's socket.
     podman: "auto" is /var/lib/containers/storage; "off"; or the path of another storage.
     app_labels: a tenant's labels that may set `app`, the first that is there; none unless named here.
+    kubernetes: "auto" is the pod's own ServiceAccount, where flowtag runs in a pod; "off"; or the path of a
+    kubeconfig. kubernetes_node: this node's name; empty is NODE_NAME, else the host's name.
     """
 
     docker: str = "auto"
     podman: str = "auto"
     app_labels: tuple[str, ...] = ()
+    kubernetes: str = "auto"
+    kubernetes_node: str = ""
 
     def __post_init__(self) -> None:
-        for key in ("docker", "podman"):
+        for key in ("docker", "podman", "kubernetes"):
             value = getattr(self, key)
             if value not in ("auto", "off") and not (value.startswith("/") and value.isprintable()):
                 raise FlowtagError(f"identity.{key} is {value!r}", 'use "auto", "off" or an absolute path')

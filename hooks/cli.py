@@ -5,29 +5,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from typing import TYPE_CHECKING, Any
 
-from bpf.error import FlowtagError
 from hooks.oci_hook import RUN_DIRECTORY
+from hooks.self_test import self_test
 
 if TYPE_CHECKING:
     import argparse
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 STUB = os.path.join(FOLDER, "flowtag-hook")
-PYTHON = "/usr/bin/python3"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # runc's own limit, in whole seconds; the stub gives up after half a second.
 TIMEOUT = 2
-
-_PROBE = """
-import sys
-if sys.version_info < (3, 11):
-    sys.exit(f"it is Python {sys.version_info[0]}.{sys.version_info[1]}")
-sys.path.append(sys.argv[1])
-import hooks.oci_hook
-"""
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -52,7 +42,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
             parser.error("so far only `register --runtime runc --print` exists")
         if not os.path.isabs(args.run_directory):
             parser.error(f"--run-directory {args.run_directory}: not an absolute path")
-        check_hook()
+        self_test(FOLDER)
         print(json.dumps(hooks_object(args.run_directory), indent=2))
         return 0
 
@@ -66,32 +56,3 @@ def hooks_object(run_directory: str = RUN_DIRECTORY) -> dict[str, Any]:
         event: [{"path": STUB, "args": [STUB, event, *extra], "env": [PATH], "timeout": TIMEOUT}]
         for event in ("createRuntime", "poststop")
     }
-
-
-def check_hook(folder: str = FOLDER, python: str = PYTHON) -> None:
-    """Run what the stub runs, short of a container; FlowtagError says what is wrong."""
-    stub = os.path.join(folder, "flowtag-hook")
-    for path in (stub, os.path.join(folder, "main.py")):
-        if not os.path.isfile(path):
-            raise FlowtagError(f"checking the hook: {path} is missing", "install flowtag again")
-    if not os.access(stub, os.X_OK):
-        raise FlowtagError(f"checking the hook: {stub} is not executable", f"chmod 755 {stub}")
-    root = os.path.dirname(folder)
-    try:
-        done = subprocess.run(
-            [python, "-I", "-S", "-c", _PROBE, root],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise FlowtagError(
-            f"checking the hook: running {python}: {error}", "install python3, 3.11 or later"
-        ) from error
-    if done.returncode:
-        cause = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise FlowtagError(
-            f"checking the hook: {python} cannot run it: {cause[-1]}",
-            f"the hook needs {python} 3.11 or later with its standard library, and {root} readable",
-        )

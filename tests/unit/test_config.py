@@ -55,6 +55,7 @@ def test_keys_are_taken(tmp_path: Path) -> None:
         ("ring_bytes = 4096\n", "ring_bytes"),
         ("[exporter]\nringbytes = 4096\n", "exporter.ringbytes"),
         ("[host.exporter]\n", "host.exporter"),
+        ("[identity]\nkubeconfig = '/x'\n", "identity.kubeconfig"),
     ],
 )
 def test_unknown_key_is_named_with_its_path(tmp_path: Path, text: str, key: str) -> None:
