@@ -164,10 +164,11 @@ def _settings(data: bytes | None, path: str) -> set[Setting]:
 
 def _runc(engine: Engine) -> str:
     """What containerd's shim runs where no BinaryName is set."""
-    found = shutil.which("runc", path=engine.path)
-    if found is None:
-        raise FlowtagError("registering with containerd: runc is not in its PATH", "install runc")
-    return found
+    root = f"/proc/{engine.pid}/root" if engine.pid and not engine.shares_root else ""
+    for place in engine.path.split(":"):
+        if place and os.access(f"{root}{place}/runc", os.X_OK):
+            return f"{place}/runc"
+    raise FlowtagError(f"registering with containerd: runc is not in its PATH, {engine.path}", "install runc")
 
 
 def _bytes(text: str | None) -> bytes | None:

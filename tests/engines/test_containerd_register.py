@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registration with a real containerd 1.6, through its CRI: pods before, meanwhile and after."""
+"""Registration with real containerd through its CRI: pods before, meanwhile and after.
+
+tests/newest runs the same with newer releases.
+"""
 
 from __future__ import annotations
 
@@ -66,12 +69,17 @@ class Node:
         return {name for name, _ in referring(self.options.hook_directory, state)}
 
 
-@pytest.fixture(params=METHODS)
-def node(request: pytest.FixtureRequest, tmp_path: Path, pin_directory: Path) -> Iterator[Node]:
+@pytest.fixture
+def containerd() -> Iterator[Containerd]:
     if shutil.which("containerd") is None:
         pytest.skip("needs containerd")
-    with Containerd() as containerd:
-        yield Node(containerd, tmp_path, pin_directory, request.param)
+    with Containerd() as engine:
+        yield engine
+
+
+@pytest.fixture(params=METHODS)
+def node(request: pytest.FixtureRequest, containerd: Containerd, tmp_path: Path, pin_directory: Path) -> Node:
+    return Node(containerd, tmp_path, pin_directory, request.param)
 
 
 def test_register_and_unregister_leave_every_pod_its_life(node: Node) -> None:
