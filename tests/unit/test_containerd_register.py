@@ -189,6 +189,19 @@ def test_unknown_method_is_refused_with_the_known_ones() -> None:
     assert caught.value.hint == "wrapper, base-spec"
 
 
+def test_wrapped_runtime_is_not_our_own_wrapper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook, link, real = (tmp_path / name for name in ("hook", "link", "real"))
+    for folder in (hook, link, real):
+        folder.mkdir()
+    for program in (hook / "flowtag-runc", real / "runc"):
+        program.touch(mode=0o755)
+    (link / "runc").symlink_to(hook / "flowtag-runc")
+    (tmp_path / "config.toml").write_text((FIXTURES / "dump-1.6.toml").read_text(encoding="utf-8"))
+    engine = Running("", str(tmp_path / "config.toml"), f":{link}:{real}", os.getpid(), True)
+    monkeypatch.setattr(containerd_site, "find", lambda _: engine)
+    assert adapter.Containerd().register(Options(hook_directory=str(hook))).wraps == f"{real}/runc"
+
+
 def task(state: Path, namespace: str, name: str, **files: str) -> None:
     folder = state / "io.containerd.runtime.v2.task" / namespace / name
     folder.mkdir(parents=True)
