@@ -163,7 +163,7 @@ def _settings(data: bytes | None, path: str) -> set[Setting]:
 
 
 def _runc(engine: Engine, options: Options) -> str:
-    """What containerd's shim runs where no BinaryName is set, unless that is our wrapper under runc's name."""
+    """What containerd's shim runs where no BinaryName is set, our wrapper under runc's name aside."""
     root = f"/proc/{engine.pid}/root" if engine.pid and not engine.shares_root else ""
     for place in engine.path.split(":"):
         runc = os.path.join(place, "runc")

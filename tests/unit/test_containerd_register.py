@@ -173,6 +173,21 @@ def test_state_needs_restart_if_file_changed_later(tmp_path: Path, monkeypatch: 
     assert state(tmp_path, monkeypatch, 1)[:3] == (True, False, adapter.RESTART)
 
 
+@pytest.mark.parametrize(
+    ("age", "wrapper", "effective"), [(1, True, True), (1, False, False), (-1, True, False)]
+)
+def test_state_after_unregister_counts_as_effective_until_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float, wrapper: bool, effective: bool
+) -> None:
+    state(tmp_path, monkeypatch, age)
+    file, hook = tmp_path / "config.toml", tmp_path / "hook"
+    file.write_text(file.read_text(encoding="utf-8").replace("options.BinaryName", "#"), encoding="utf-8")
+    if not wrapper:  # then containerd cannot have been told of it
+        (hook / "flowtag-runc").unlink()
+    found = adapter.Containerd().state(Options(hook_directory=str(hook), file=str(file)))
+    assert found[:3] == (False, effective, adapter.RESTART if effective else "")
+
+
 def test_look_at_other_file_than_the_running_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
