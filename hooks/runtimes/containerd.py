@@ -33,7 +33,7 @@ class Containerd:
 
     def found(self, options: Options) -> str:
         """Its socket, its configuration, or its binary."""
-        sockets = (options.socket,) if options.socket else SOCKETS
+        sockets = (options.socket.removeprefix("unix://"),) if options.socket else SOCKETS
         places = (*sockets, options.file or FILE)
         return next(filter(os.path.exists, places), "") or shutil.which("containerd") or ""
 
