@@ -57,7 +57,7 @@ class Containerd:
         changes = [Change(site.file, _bytes(site.text), text.encode())] if text != site.text else []
         notes, wraps = choice.notes, ""
         if method == cri.WRAPPER:
-            wraps = _runc(site.engine, options)
+            wraps = _runc(site.engine)
         else:
             notes = (*notes, NO_PAUSE)
             before, spec = edit.read(site.spec_file), base_spec(site.engine, options)
@@ -162,12 +162,12 @@ def _settings(data: bytes | None, path: str) -> set[Setting]:
     return {one for section in (cri.V2, cri.V3) for one in settings_of(tree, section, KEYS.values())}
 
 
-def _runc(engine: Engine, options: Options) -> str:
+def _runc(engine: Engine) -> str:
     """What containerd's shim runs where no BinaryName is set, our wrapper under runc's name aside."""
     root = f"/proc/{engine.pid}/root" if engine.pid and not engine.shares_root else ""
     for place in engine.path.split(":"):
         runc = os.path.join(place, "runc")
-        ours = os.path.dirname(os.path.realpath(runc)) == os.path.realpath(options.hook_directory)
+        ours = os.path.basename(os.path.realpath(runc)) == cri.WRAPPER_FILE
         if place and not ours and os.access(f"{root}{runc}", os.X_OK):
             return runc
     raise FlowtagError(f"registering with containerd: runc is not in its PATH, {engine.path}", "install runc")

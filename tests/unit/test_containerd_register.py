@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from bpf.error import FlowtagError
+from hooks.references import of_bundles
 from hooks.runtime import Options, State
 from hooks.runtimes import containerd as adapter
 from hooks.runtimes import containerd_cri as cri
@@ -243,6 +244,16 @@ def test_referring_finds_wrapper_in_options_and_stub_in_hooks(tmp_path: Path) ->
     assert found == {"shop/web/app": "options.json", "b": "config.json", "c": "runtime"}
     assert list(referring("/other", str(tmp_path))) == []
     assert list(referring("/h", str(tmp_path / "none"))) == []
+
+
+def test_reference_by_wrapper_needs_no_hook(tmp_path: Path) -> None:
+    options = json.dumps({"binary_name": "/h/flowtag-runc"})
+    task(tmp_path, "k8s.io", "disabled", options_json=options, config_json="{}")
+    task(tmp_path, "k8s.io", "stranger", options_json="{}", config_json='{"env": "/h/flowtag-runc"}')
+    tasks = f"{tmp_path}/io.containerd.runtime.v2.task/*/*/config.json"
+    (found,) = of_bundles("/h", [("containerd", tasks)])
+    assert (found.engine, found.container) == ("containerd", "disabled")
+    assert found.file.endswith("disabled/options.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"ociVersion": "1.0"}', b'{"hooks": {}}', b"\xff"])
