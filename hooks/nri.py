@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`flowtag nri`: the plugin that gives each container of containerd's CRI our hooks, through NRI.
+
+containerd asks each plugin in turn while it creates a container, under a lock that all containers share, and
+waits up to two seconds. So an answer is encoded beforehand and sent in one piece, and there is one
+thread with nothing else to do. What containerd does with a bad answer decides the rest (docs/runtimes.md
+has the measurements): a connection that is closed or silent costs no container; but an error, an
+answer that cannot be decoded, or half an answer keeps that container from starting. So a method that
+we do not know gets the empty message, which every method's answer may be, and whatever goes wrong
+here closes the connection between two messages.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from bpf.error import FlowtagError
+from hooks import nri_wire as wire
+from hooks.runtime import HOOK_DIRECTORY, Options
+
+if TYPE_CHECKING:
+    import argparse
+
+SOCKET = "/var/run/nri/nri.sock"
+NAME, INDEX = "flowtag", "90"
+CREATE_CONTAINER = 1 << 3  # api.proto: Event 4, as the mask that Configure answers with
+# Registration takes milliseconds; but containerd synchronizes a plugin between two containers, and 1.7 drops a
+# plugin without a word if its list of containers is longer than a message.
+SYNCHRONIZE_SECONDS = 30
+# A plugin that is asked and does not answer costs one container 2 s: not again at once.
+RETRY_SECONDS, RETRY_LIMIT = 1.0, 60.0
+
+
+def add_command(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `nri` to the command line."""
+    parser = subparsers.add_parser(
+        "nri",
+        help="give containerd's containers the hook, through NRI; runs in the foreground",
+        description="Connect to containerd's NRI socket as a plugin and add the hook to each new container.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--socket", metavar="S", default=SOCKET, help="NRI's socket (default %(default)s)")
+    parser.add_argument(
+        "--hook-directory", metavar="D", default=HOOK_DIRECTORY, help="where the stub is (default %(default)s)"
+    )
+    parser.add_argument(
+        "--run-directory",
+        metavar="D",
+        default=Options().run_directory,
+        help="where the hook keeps its files (default %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal ends the process; containerd takes a plugin that dies as one that left."""
+    hook = Hook.make(args.hook_directory, args.run_directory)
+    if not hook.usable():
+        raise FlowtagError(
+            f"starting the NRI plugin: {hook.stub} is not there, or not executable",
+            "`flowtag register --runtime containerd --method nri` installs it",
+        )
+    with open_status(args.run_directory) as status:
+        delay, said = RETRY_SECONDS, ""
+        while True:
+            began = time.monotonic()
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                    connection.connect(args.socket)
+                    serve(connection, hook, args.socket, status)
+                cause = "containerd closed the connection"
+            except (OSError, ValueError) as error:
+                cause = str(error)
+            status.truncate(0)
+            if time.monotonic() - began > RETRY_LIMIT:
+                delay = RETRY_SECONDS
+            if cause != said:
+                say(f"{args.socket}: {cause}; trying again")
+                said = cause
+            time.sleep(delay)
+            delay = min(2 * delay, RETRY_LIMIT)
+
+
+class Hook(NamedTuple):
+    """What is injected: the stub's path, the file that forbids it, the encoded CreateContainerResponse."""
+
+    stub: str
+    disabled: str
+    response: bytes
+
+    @classmethod
+    def make(cls, hook_directory: str, run_directory: str) -> Hook:
+        """Encode the answer. FlowtagError if the paths are too long for one frame, or not absolute."""
+        from hooks.cli import hooks_object  # which imports this module for its command
+
+        stub = f"{hook_directory}/flowtag-hook"
+        if not os.path.isabs(stub):
+            raise FlowtagError(f"starting the NRI plugin: {hook_directory} is not an absolute path")
+        hooks = b""
+        for event, number in (("createRuntime", 2), ("poststop", 6)):  # api.proto: Hooks
+            for entry in hooks_object(run_directory)[event]:
+                one = wire.field(1, stub)
+                one += b"".join(wire.field(2, word) for word in (stub, *entry["args"][1:]))
+                one += b"".join(wire.field(3, word) for word in entry["env"])
+                one += wire.field(4, wire.field(1, entry["timeout"]))
+                hooks += wire.field(number, one)
+        response = wire.field(1, wire.field(5, hooks))  # adjust.hooks
+        try:
+            reply(0, response)
+        except ValueError as error:
+            raise FlowtagError(
+                f"starting the NRI plugin: {hook_directory} is too long a path: {error}"
+            ) from error
+        return cls(stub, f"{hook_directory}/disabled", response)
+
+    def usable(self) -> bool:
+        """Whether a container may be told to call the stub: a missing one would keep it from starting."""
+        return os.access(self.stub, os.X_OK) and not os.path.exists(self.disabled)
+
+
+def serve(connection: socket.socket, hook: Hook, path: str, status: TextIO) -> None:
+    """Register and answer until containerd closes; ValueError and OSError where it does otherwise."""
+    inbox, engine, synchronized = wire.Demultiplexer(), "", False
+    connection.settimeout(SYNCHRONIZE_SECONDS)
+    connection.sendall(registration())
+    while data := connection.recv(1 << 16):
+        for message in inbox.feed(data):
+            if message.kind == wire.RESPONSE:
+                check_registered(message.body)
+                continue
+            method, body = request(message)
+            connection.sendall(reply(message.stream, answer(method, body, hook)))
+            if method == "Configure":
+                engine = f"{wire.text(body, 2)} {wire.text(body, 3)}"
+            elif method == "Synchronize" and not synchronized and not more(body):
+                synchronized = True
+                connection.settimeout(None)
+                status.write(f"{os.getpid()} {path} {engine}\n")
+                status.flush()
+                say(f"connected to {engine} at {path}")
+
+
+def answer(method: str, body: memoryview, hook: Hook) -> bytes:
+    """The body of the answer to one request: whatever comes, one that containerd can decode."""
+    if method == "Configure":
+        return wire.field(2, CREATE_CONTAINER)
+    if method == "Synchronize" and more(body):
+        return wire.field(2, 1)  # more: or a long list of containers ends the connection
+    if method == "CreateContainer" and hook.usable() and not has_hook(body, hook.stub):
+        return hook.response
+    return b""
+
+
+def has_hook(body: memoryview, stub: str) -> bool:
+    """Whether a CreateContainerRequest's container calls the stub already (base spec, a second plugin).
+
+    True if it cannot be decoded: then nothing is known, and nothing is added.
+    """
+    name = stub.encode()
+    if name not in bytes(body):  # nearly always, and fast however long a tenant makes the message
+        return False
+    try:
+        return any(
+            path == name
+            for container in wire.messages(body, 2)
+            for hooks in wire.messages(container, 10)
+            for _, entry in wire.fields(hooks)
+            if isinstance(entry, memoryview)
+            for path in wire.messages(entry, 1)
+        )
+    except ValueError:
+        return True
+
+
+def more(body: memoryview) -> bool:
+    """Whether a SynchronizeRequest says that another follows."""
+    return any(number == 3 and value == 1 for number, value in wire.fields(body))
+
+
+def registration() -> bytes:
+    """The request that makes this connection a plugin."""
+    body = (
+        wire.field(1, "nri.pkg.api.v1alpha1.Runtime")
+        + wire.field(2, "RegisterPlugin")
+        + wire.field(3, wire.field(1, NAME) + wire.field(2, INDEX))
+    )
+    return wire.encode(wire.Message(wire.RUNTIME, 1, wire.REQUEST, body))
+
+
+def check_registered(body: bytes) -> None:
+    """ValueError with containerd's words if a ttrpc response carries an error."""
+    for status in wire.messages(body, 1):
+        if any(number == 1 and value for number, value in wire.fields(status)):
+            raise ValueError(f"registering was refused: {wire.text(status, 2)}")
+
+
+def request(message: wire.Message) -> tuple[str, memoryview]:
+    """Method and body of a ttrpc request."""
+    body = memoryview(b"")
+    for body in wire.messages(message.body, 3):
+        pass
+    return wire.text(message.body, 2), body
+
+
+def reply(stream: int, body: bytes) -> bytes:
+    """A ttrpc response without an error."""
+    return wire.encode(wire.Message(wire.PLUGIN, stream, wire.RESPONSE, wire.field(2, body)))
+
+
+def open_status(run_directory: str) -> TextIO:
+    """The file that tells `flowtag status` about this process: locked while it lives, empty while not connected.
+
+    FlowtagError if another plugin has it.
+    """
+    path = f"{run_directory}/nri"
+    os.makedirs(run_directory, mode=0o700, exist_ok=True)
+    file = open(path, "a", encoding="utf-8")  # noqa: SIM115 # returned
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise FlowtagError(
+            f"starting the NRI plugin: {path} is locked: it runs already", "systemctl status flowtag-nri"
+        ) from None
+    file.truncate(0)
+    return file
+
+
+def say(line: str) -> None:
+    """For the journal. Never between a request and its answer: what reads us may block."""
+    print(f"flowtag nri: {line}", file=sys.stderr, flush=True)
