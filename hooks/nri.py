@@ -17,7 +17,8 @@ import os
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 from bpf.error import FlowtagError
 from hooks import nri_wire as wire
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 SOCKET = "/var/run/nri/nri.sock"
 NAME, INDEX = "flowtag", "90"
 CREATE_CONTAINER = 1 << 3  # api.proto: Event 4, as the mask that Configure answers with
-# Registration takes milliseconds; but containerd synchronizes a plugin between two containers, and 1.7 drops a
-# plugin without a word if its list of containers is longer than a message.
+# It takes milliseconds; but 1.7 drops a plugin without a word where its list of containers exceeds a message.
 SYNCHRONIZE_SECONDS = 30
-# A plugin that is asked and does not answer costs one container 2 s: not again at once.
+# Between attempts while nobody listens: what containerd starts before we are there gets no hook.
+ABSENT_SECONDS = 0.25
+# After a lost connection, doubled each time: a plugin that has not answered has cost a container 2 s.
 RETRY_SECONDS, RETRY_LIMIT = 1.0, 60.0
 
 
@@ -46,7 +48,10 @@ def add_command(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     parser.add_argument("--socket", metavar="S", default=SOCKET, help="NRI's socket (default %(default)s)")
     parser.add_argument(
-        "--hook-directory", metavar="D", default=HOOK_DIRECTORY, help="where the stub is (default %(default)s)"
+        "--hook-directory",
+        metavar="D",
+        default=HOOK_DIRECTORY,
+        help="where the stub is (default %(default)s)",
     )
     parser.add_argument(
         "--run-directory",
@@ -58,32 +63,51 @@ def add_command(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal ends the process; containerd takes a plugin that dies as one that left."""
+    """Serve until a signal ends the process; containerd takes a plugin that dies for one that left."""
     hook = Hook.make(args.hook_directory, args.run_directory)
-    if not hook.usable():
+    if not os.access(hook.stub, os.X_OK):
         raise FlowtagError(
             f"starting the NRI plugin: {hook.stub} is not there, or not executable",
             "`flowtag register --runtime containerd --method nri` installs it",
         )
-    with open_status(args.run_directory) as status:
-        delay, said = RETRY_SECONDS, ""
-        while True:
+    status = open_status(args.run_directory)
+    delay = RETRY_SECONDS
+    while True:
+        with connect(args.socket) as connection:
             began = time.monotonic()
             try:
-                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                    connection.connect(args.socket)
-                    serve(connection, hook, args.socket, status)
+                serve(connection, hook, args.socket, status)
                 cause = "containerd closed the connection"
+            except TimeoutError:
+                cause = f"containerd did not synchronize the plugin within {SYNCHRONIZE_SECONDS} s"
             except (OSError, ValueError) as error:
                 cause = str(error)
-            status.truncate(0)
-            if time.monotonic() - began > RETRY_LIMIT:
-                delay = RETRY_SECONDS
-            if cause != said:
-                say(f"{args.socket}: {cause}; trying again")
-                said = cause
-            time.sleep(delay)
-            delay = min(2 * delay, RETRY_LIMIT)
+        os.ftruncate(status, 0)
+        say(f"{args.socket}: {cause}; connecting again")
+        if time.monotonic() - began > RETRY_LIMIT:
+            delay = RETRY_SECONDS
+        time.sleep(delay)
+        delay = min(2 * delay, RETRY_LIMIT)
+
+
+def connect(path: str) -> socket.socket:
+    """A connection, as soon as somebody listens; FlowtagError where waiting will not help."""
+    said = False
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            if not said:
+                say(f"{path}: nobody listens; waiting")
+                said = True
+            time.sleep(ABSENT_SECONDS)
+        except OSError as error:
+            connection.close()
+            raise FlowtagError(f"connecting to NRI at {path}: {error.strerror or error}") from error
+        else:
+            return connection
 
 
 class Hook(NamedTuple):
@@ -123,7 +147,7 @@ class Hook(NamedTuple):
         return os.access(self.stub, os.X_OK) and not os.path.exists(self.disabled)
 
 
-def serve(connection: socket.socket, hook: Hook, path: str, status: TextIO) -> None:
+def serve(connection: socket.socket, hook: Hook, path: str, status: int) -> None:
     """Register and answer until containerd closes; ValueError and OSError where it does otherwise."""
     inbox, engine, synchronized = wire.Demultiplexer(), "", False
     connection.settimeout(SYNCHRONIZE_SECONDS)
@@ -133,15 +157,15 @@ def serve(connection: socket.socket, hook: Hook, path: str, status: TextIO) -> N
             if message.kind == wire.RESPONSE:
                 check_registered(message.body)
                 continue
-            method, body = request(message)
+            method, body = wire.text(message.body, 2), wire.last(message.body, 3)
             connection.sendall(reply(message.stream, answer(method, body, hook)))
             if method == "Configure":
                 engine = f"{wire.text(body, 2)} {wire.text(body, 3)}"
             elif method == "Synchronize" and not synchronized and not more(body):
                 synchronized = True
                 connection.settimeout(None)
-                status.write(f"{os.getpid()} {path} {engine}\n")
-                status.flush()
+                with suppress(OSError):  # a full /run must cost the status only
+                    os.write(status, f"{os.getpid()} {path} {engine}\n".encode())
                 say(f"connected to {engine} at {path}")
 
 
@@ -199,35 +223,26 @@ def check_registered(body: bytes) -> None:
             raise ValueError(f"registering was refused: {wire.text(status, 2)}")
 
 
-def request(message: wire.Message) -> tuple[str, memoryview]:
-    """Method and body of a ttrpc request."""
-    body = memoryview(b"")
-    for body in wire.messages(message.body, 3):
-        pass
-    return wire.text(message.body, 2), body
-
-
 def reply(stream: int, body: bytes) -> bytes:
     """A ttrpc response without an error."""
     return wire.encode(wire.Message(wire.PLUGIN, stream, wire.RESPONSE, wire.field(2, body)))
 
 
-def open_status(run_directory: str) -> TextIO:
-    """The file that tells `flowtag status` about this process: locked while it lives, empty while not connected.
+def open_status(run_directory: str) -> int:
+    """What `flowtag status` reads: locked while this process lives, empty while it is not connected.
 
     FlowtagError if another plugin has it.
     """
     path = f"{run_directory}/nri"
     os.makedirs(run_directory, mode=0o700, exist_ok=True)
-    file = open(path, "a", encoding="utf-8")  # noqa: SIM115 # returned
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
         raise FlowtagError(
             f"starting the NRI plugin: {path} is locked: it runs already", "systemctl status flowtag-nri"
         ) from None
-    file.truncate(0)
+    os.ftruncate(file, 0)
     return file
 
 

@@ -4,8 +4,8 @@
 Three layers. A frame of NRI's multiplexer: connection and length, 4 bytes each. In it ttrpc: length and
 stream, 4 bytes each, type and flags, 1 byte each. In that protobuf. All numbers are big-endian.
 
-Encoded by hand: of the 40 messages of NRI's api.proto eight are needed, with two fields each. Generated code or
-a descriptor would be longer than this, and would make the protobuf package a dependency that loads 10 MB.
+Encoded by hand: of the messages in NRI's api.proto eight are needed, with one or two fields each. Their
+descriptor would be as long as this, and would make the protobuf package a dependency of every host.
 Malformed input is a ValueError; no input makes this keep more than one message of LIMIT bytes a connection.
 """
 
@@ -145,9 +145,14 @@ def messages(message: bytes | memoryview, number: int) -> Iterator[memoryview]:
             yield value
 
 
+def last(message: bytes | memoryview, number: int) -> memoryview:
+    """The value that counts of a field which is not repeated; empty if it is not there."""
+    value = memoryview(b"")
+    for value in messages(message, number):  # noqa: B007 # the last one is wanted
+        pass
+    return value
+
+
 def text(message: bytes | memoryview, number: int) -> str:
-    """A text field, empty if it is not there; the last one counts."""
-    value = b""
-    for found in messages(message, number):
-        value = bytes(found)
-    return value.decode("utf-8", "replace")
+    """A text field, empty if it is not there."""
+    return bytes(last(message, number)).decode("utf-8", "replace")
