@@ -18,10 +18,12 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from bpf.error import FlowtagError
 from hooks import nri_wire as wire
+from hooks.installed import STUB, SWITCH
 from hooks.runtime import HOOK_DIRECTORY, Options
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ NAME, INDEX = "flowtag", "90"
 CREATE_CONTAINER = 1 << 3  # api.proto: Event 4, as the mask that Configure answers with
 # It takes milliseconds; but 1.7 drops a plugin without a word where its list of containers exceeds a message.
 SYNCHRONIZE_SECONDS = 30
+# Of a container, read in search of our stub: each takes 2 us, and a tenant may write a million of them.
+FIELDS_LIMIT = 50_000
 # Between attempts while nobody listens: what containerd starts before we are there gets no hook.
 ABSENT_SECONDS = 0.25
 # After a lost connection, doubled each time: a plugin that has not answered has cost a container 2 s.
@@ -122,7 +126,7 @@ class Hook(NamedTuple):
         """Encode the answer. FlowtagError if the paths are too long for one frame, or not absolute."""
         from hooks.cli import hooks_object  # which imports this module for its command
 
-        stub = f"{hook_directory}/flowtag-hook"
+        stub = f"{hook_directory}/{STUB}"
         if not os.path.isabs(stub):
             raise FlowtagError(f"starting the NRI plugin: {hook_directory} is not an absolute path")
         hooks = b""
@@ -140,7 +144,7 @@ class Hook(NamedTuple):
             raise FlowtagError(
                 f"starting the NRI plugin: {hook_directory} is too long a path: {error}"
             ) from error
-        return cls(stub, f"{hook_directory}/disabled", response)
+        return cls(stub, f"{hook_directory}/{SWITCH}", response)
 
     def usable(self) -> bool:
         """Whether a container may be told to call the stub: a missing one would keep it from starting."""
@@ -192,7 +196,8 @@ def has_hook(body: memoryview, stub: str) -> bool:
         return any(
             path == name
             for container in wire.messages(body, 2)
-            for hooks in wire.messages(container, 10)
+            for number, hooks in islice(wire.fields(container), FIELDS_LIMIT)
+            if number == 10 and isinstance(hooks, memoryview)
             for _, entry in wire.fields(hooks)
             if isinstance(entry, memoryview)
             for path in wire.messages(entry, 1)
