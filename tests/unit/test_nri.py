@@ -275,3 +275,8 @@ def test_open_status_only_once(tmp_path: Path) -> None:
         nri.open_status(str(tmp_path))
     os.close(file)
     os.close(nri.open_status(str(tmp_path)))
+
+
+def test_connect_to_what_can_never_listen() -> None:
+    with pytest.raises(FlowtagError, match=r"connecting to NRI at /xxx.*too long"):
+        nri.connect("/" + "x" * 200)
