@@ -13,6 +13,7 @@ import pytest
 
 from hooks import nri
 from hooks import nri_wire as wire
+from hooks.nri_wire import Message
 from tests.rig.leavings import scratch, sweep
 from tests.rig.nri import Plugin
 
@@ -45,13 +46,17 @@ def listen(folder: Path) -> socket.socket:
     return listener
 
 
-def accept(listener: socket.socket) -> None:
-    """Take one plugin, let it register, hang up."""
+def accept(listener: socket.socket, run_directory: Path) -> None:
+    """Take one plugin as containerd does, until it knows that it is accepted; hang up."""
     line, _ = listener.accept()
     with line:
         line.settimeout(20)
         (found,) = wire.Demultiplexer().feed(line.recv(4096))
         assert wire.text(found.body, 2) == "RegisterPlugin"
+        for stream, method in enumerate(("Configure", "Synchronize", "Shutdown")):
+            line.sendall(wire.encode(Message(wire.PLUGIN, stream, wire.REQUEST, wire.field(2, method))))
+            assert line.recv(4096)
+        assert (run_directory / "nri").read_text(encoding="utf-8").endswith("nri.sock  \n")
 
 
 def test_nri_waits_for_containerd_and_comes_back(folder: Path, run_directory: Path) -> None:
@@ -59,8 +64,9 @@ def test_nri_waits_for_containerd_and_comes_back(folder: Path, run_directory: Pa
         await_line(plugin, "nobody listens; waiting")
         for times in (1, 2):
             with listen(folder) as listener:
-                accept(listener)
+                accept(listener, run_directory)
             await_line(plugin, "containerd closed the connection; connecting again", times)
+            assert (run_directory / "nri").read_text(encoding="utf-8") == ""
         assert plugin.process.poll() is None
 
 

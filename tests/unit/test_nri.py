@@ -167,6 +167,13 @@ def test_answer_takes_no_time_that_a_container_would_notice(hook: Hook) -> None:
     assert time.monotonic() - began < 1  # containerd gives up after two
 
 
+def test_answer_searches_for_the_stub_only_so_far(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nri, "FIELDS_LIMIT", 3)
+    assert answer(hook, "CreateContainer", creation(hook.stub)) == b""  # the third: name, argument, hooks
+    monkeypatch.setattr(nri, "FIELDS_LIMIT", 2)
+    assert answer(hook, "CreateContainer", creation(hook.stub)) == hook.response
+
+
 @pytest.fixture(scope="module")
 def any_hook(tmp_path_factory: pytest.TempPathFactory) -> Hook:
     return make_hook(tmp_path_factory.mktemp("any"))

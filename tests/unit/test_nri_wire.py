@@ -137,7 +137,7 @@ def test_fields_of_garbage_end_or_are_a_value_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x0a\x05ab", b"\x08", b"\x08" + b"\xff" * 11, b"\x0b", b"\x0d\0\0\0", b"\xff"]
+    "data", [b"\x0a\x05ab", b"\x08", b"\x08" + b"\xff" * 11 + b"\x01", b"\x0b", b"\x0d\0\0\0", b"\xff"]
 )
 def test_fields_refuses_what_is_malformed(data: bytes) -> None:
     with pytest.raises(ValueError, match="protobuf"):
