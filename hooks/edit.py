@@ -29,9 +29,7 @@ Validate = Callable[[Change, str], None]
 def read(path: str, link: bool = False) -> bytes | None:
     """The file's content, or what the symbolic link points to; None if it is not there."""
     try:
-        if link:
-            return os.readlink(os.fsencode(path))
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return os.readlink(os.fsencode(path)) if link else _content(path)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -40,6 +38,10 @@ def read(path: str, link: bool = False) -> bytes | None:
                 f"reading {path}: there is a file, not a link of ours", "remove it if nobody needs it"
             ) from error
         raise FlowtagError(f"reading {path}: {error.strerror}") from error
+
+
+def _content(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise FlowtagError(f"reading {path}: it is no regular file")
@@ -49,8 +51,6 @@ def read(path: str, link: bool = False) -> bytes | None:
             if len(data) > LIMIT:
                 raise FlowtagError(f"reading {path}: it is larger than {LIMIT} bytes")
         return data
-    except OSError as error:
-        raise FlowtagError(f"reading {path}: {error.strerror}") from error
     finally:
         os.close(fd)
 
@@ -91,7 +91,8 @@ def apply(change: Change, validate: Validate, backup: bool = True) -> None:
     """Make the change, or raise FlowtagError and leave the file as it was.
 
     validate(change, temporary) is the engine's judgement of the new content. backup: keep what was there
-    as FILE.flowtag-backup, unless an earlier change already did.
+    as FILE.flowtag-backup, unless an earlier change already did; without it, a backup of the new content
+    becomes the file.
     """
     if change.before == change.after:
         return
@@ -104,6 +105,10 @@ def apply(change: Change, validate: Validate, backup: bool = True) -> None:
             unchanged(change, target)
             if change.after is None:
                 os.unlink(target)
+            elif not backup and not change.link and read(target + BACKUP) == change.after:
+                validate(change, target + BACKUP)
+                unchanged(change, target)
+                os.rename(target + BACKUP, target)
             else:
                 temporary = f"{directory}/.{name}{TEMPORARY}"
                 try:
@@ -119,17 +124,6 @@ def apply(change: Change, validate: Validate, backup: bool = True) -> None:
             sync(directory)
     except OSError as error:
         raise FlowtagError(f"writing {target}: {error.strerror}", hint_of(error)) from error
-
-
-def forget_backup(path: str) -> None:
-    """Remove the backup if the file is again what it was: then it keeps nothing that would be lost."""
-    target = os.path.realpath(path)
-    kept = read(target + BACKUP)
-    if kept is not None and kept == read(target):
-        try:
-            os.unlink(target + BACKUP)
-        except OSError as error:
-            raise FlowtagError(f"removing {target}{BACKUP}: {error.strerror}") from error
 
 
 def guard(target: str, link: bool = False) -> None:

@@ -85,7 +85,7 @@ def _container(path: str) -> str:
 
 
 def _hooks(document: dict[str, Any]) -> Iterator[str]:
-    """The path of each hook: of a config.json, or of runc's state.json, which has the same inside `config`."""
+    """The path of each hook, of a config.json or of runc's state.json, which has them inside `config`."""
     inner = document.get("config")
     hooks = inner.get("Hooks") if isinstance(inner, dict) else document.get("hooks")
     for entries in hooks.values() if isinstance(hooks, dict) else ():

@@ -14,27 +14,14 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 from bpf.error import FlowtagError
-from hooks import edit
+from hooks import edit, installed
 from hooks.runtime import Options, Plan, Reference, Runtime
+from hooks.self_test import self_test
+
+APPLICATION = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 Find = Callable[[Options], Sequence[Reference]]
 Say = Callable[[str], None]
-
-
-class HookDirectory(Protocol):
-    """What is done with the hook directory itself."""
-
-    def self_test(self, options: Options) -> None:
-        """Run the stub as a runtime would; FlowtagError if it could not work here."""
-
-    def install(self, options: Options, wraps: str) -> bool:
-        """Put stub and wrapper there, the wrapper for the runtime `wraps`; whether that changed anything."""
-
-    def remove(self, options: Options) -> bool:
-        """Remove the directory; whether it was there."""
-
-    def disabled(self, options: Options) -> bool:
-        """Whether the kill switch is set."""
 
 
 @runtime_checkable
@@ -68,22 +55,21 @@ class Registration:
         self,
         runtimes: Sequence[Runtime],
         options: Options,
-        hook: HookDirectory,
         find: Find,
         say: Say,
         complain: Callable[[FlowtagError], None],
     ) -> None:
         """runtimes: all there are, of which a command may work on some."""
-        self.runtimes, self.options, self.hook, self.find = runtimes, options, hook, find
+        self.runtimes, self.options, self.find = runtimes, options, find
         self.say, self.complain = say, complain
 
     def register(self, name: str, dry_run: bool = False, reload: bool = False) -> bool:
         """Make engines call the hook; False if one of them could not be made to."""
         chosen = choose(self.runtimes, name, self.options)
         if not dry_run:
-            self.hook.self_test(self.options)
+            self_test(os.path.join(APPLICATION, "hooks"))
         done = [self._each(runtime, self._register, dry_run, reload) for runtime in chosen]
-        if not dry_run and self.hook.disabled(self.options):
+        if not dry_run and installed.disabled(self.options.hook_directory):
             self.say("the hook is disabled: `flowtag enable` makes it work again")
         return all(done)
 
@@ -105,6 +91,10 @@ class Registration:
         except FlowtagError as error:
             self.complain(error)
             return False
+        except OSError as error:
+            about = f"{error.filename}: " if error.filename else ""
+            self.complain(FlowtagError(f"working on {runtime.name}: {about}{error.strerror}"))
+            return False
         return True
 
     def _register(self, runtime: Runtime, dry_run: bool, reload: bool) -> None:
@@ -114,8 +104,10 @@ class Registration:
         if dry_run:
             self._then(runtime.name, plan.then)
             return
-        if self.hook.install(self.options, wraps):
-            self.say(f"{runtime.name}: wrote {self.options.hook_directory}")
+        directory = self.options.hook_directory
+        if installed.install(directory, APPLICATION, wraps, self.options.run_directory):
+            self.say(f"{runtime.name}: wrote {directory}")
+        self_test(directory)
         self._apply(runtime, plan, backup=True)
         if not plan.changes:
             self.say(f"{runtime.name}: registered already, nothing changed")
@@ -184,8 +176,6 @@ class Registration:
                 lambda change, temporary: runtime.validate(self.options, change, temporary),
                 backup,
             )
-            if not backup and not change.link:
-                edit.forget_backup(change.path)
             self.say(f"{runtime.name}: {'removed' if change.after is None else 'wrote'} {change.path}")
 
     def _finish(self, runtime: Runtime, plan: Plan, reload: bool, registered: bool) -> None:
@@ -206,13 +196,13 @@ class Registration:
             for options in {self.options, self._own()}:
                 state = runtime.state(options)
                 if state.registered or state.effective:
-                    cause = "is still registered" if state.registered else f"still uses it: {state.restart}"
-                    self.say(f"kept {directory}: {runtime.name} {cause}")
+                    cause = "is registered" if state.registered else f"uses it until `{state.restart}`"
+                    self.say(f"kept {directory}: {runtime.name} {cause}; then run the same command again")
                     return
         references = self.find(self.options)
         for reference in references:
             self.say(f"kept for {reference.engine} container {reference.container} ({reference.file})")
         if references:
             self.say(f"kept {directory}: run the same command again when these containers are gone")
-        elif self.hook.remove(self.options):
+        elif installed.remove(directory):
             self.say(f"removed {directory}")

@@ -13,8 +13,8 @@ HOOK_DIRECTORY = "/var/lib/flowtag/hook"
 """What engines are told to call: stub and wrapper, which stay while a container refers to them.
 
 flowtag-hook, flowtag-runc: the stub and the wrapper; app: a link to the application's directory, in
-which hooks/main.py lies; runc: a link to the real runtime; run: a link to the run directory, where that is not
-the default; disabled: the kill switch, where it is. hooks/installed.py makes and removes it.
+which hooks/main.py lies; runc: a link to the real runtime; run: a link to the run directory, where that is
+not the default; disabled: the kill switch, where it is. hooks/installed.py makes and removes it.
 World-readable and owned by root: rootless Podman reads hooks.d too, and may not fail on it.
 """
 

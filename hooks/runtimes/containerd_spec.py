@@ -13,7 +13,7 @@ from typing import Any
 
 from bpf.error import FlowtagError
 from hooks import edit
-from hooks.hooks_object import hooks_object
+from hooks.bundle import entries
 from hooks.runtime import Options
 from hooks.runtimes.containerd_engine import Engine, run
 
@@ -26,7 +26,7 @@ def base_spec(engine: Engine, options: Options) -> bytes:
     for holder, name in ((process, "rlimits"), (process, "apparmorProfile"), (linux, "seccomp")):
         holder.pop(name, None)
     stub = os.path.join(options.hook_directory, "flowtag-hook")
-    spec["hooks"] = hooks_object(options.run_directory, stub)
+    spec["hooks"] = {event: [entry] for event, entry in entries(stub, options.run_directory).items()}
     return (json.dumps(spec, indent=1) + "\n").encode()
 
 

@@ -90,22 +90,30 @@ class Docker:
             raise FlowtagError(f"checking the new {change.path} with dockerd: {lines[-1]}")
 
     def unregister(self, options: Options, referring: bool) -> Plan:
-        """Take the default back; the entry too, unless a container or the running dockerd needs it."""
+        """Take the default back; the entry too, unless a container or the running dockerd needs it.
+
+        A dockerd that runs has to be told "runc": reading a file that does not say, it keeps the default that
+        it has (seen with 20.10.24). So that word stays until the entry goes.
+        """
         daemon, info = self.daemon(options), dockerd.ask(self._socket(options))
         path = self._file(options, daemon)
         before, document = self._read(path)
         backup = edit.read(os.path.realpath(path) + edit.BACKUP)
         old = {} if backup is None else indented_json.decode(backup)
-        if document.get("default-runtime") == RUNTIME:
-            if old.get("default-runtime") in RUNC:
-                document["default-runtime"] = old["default-runtime"]
-            else:
+        default, runtimes = document.get("default-runtime"), document.get("runtimes")
+        was = old.get("default-runtime") if old.get("default-runtime") in RUNC else None
+        entry = isinstance(runtimes, dict) and RUNTIME in runtimes
+        if referring and default == RUNTIME:
+            document["default-runtime"] = was or "runc"
+        elif not referring and (entry or default == RUNTIME):
+            if was:
+                document["default-runtime"] = was
+            elif default in (RUNTIME, "runc"):
                 del document["default-runtime"]
-        runtimes = document.get("runtimes")
-        if not referring and isinstance(runtimes, dict):
-            gone = runtimes.pop(RUNTIME, None) is not None
-            if gone and not runtimes and "runtimes" not in old:
-                del document["runtimes"]
+            if isinstance(runtimes, dict):
+                runtimes.pop(RUNTIME, None)
+                if not runtimes and "runtimes" not in old:
+                    del document["runtimes"]
         after = before
         if before is not None and document != indented_json.decode(before):
             if backup is not None and document == old:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from bpf.error import FlowtagError
 from hooks import edit
-from hooks.hooks_object import entries
+from hooks.bundle import entries
 from hooks.runtime import Change, Options, Plan, State
 
 DISTRIBUTION = "/usr/share/containers/oci/hooks.d"
@@ -78,7 +78,7 @@ def validate(change: Change, temporary: str) -> None:
 
 
 def state(options: Options, directories: Sequence[str]) -> State:
-    """Whether one of the directories that an engine reads has both files; effective is the caller's to say."""
+    """Whether one of the directories that an engine reads has both files; the caller knows if that counts."""
     for directory in directories:
         there = [edit.read(file_of(directory, event)) for event in EVENTS]
         ours = [data for data in there if data is not None and _names(data, options.hook_directory)]
