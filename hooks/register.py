@@ -80,7 +80,7 @@ class Registration:
         unregister = partial(self._unregister, [other for other in self.runtimes if other not in chosen])
         done = [self._each(runtime, unregister, dry_run, reload) for runtime in chosen]
         if all(done) and not dry_run:
-            self._purge()
+            self._purge(name)
         return all(done)
 
     def _each(
@@ -189,11 +189,12 @@ class Registration:
         if then:
             self.say(f"{name}: to make it effective: {then}")
 
-    def _purge(self) -> None:
+    def _purge(self, name: str) -> None:
         """Remove the hook directory if no engine and no container needs it; else say who does."""
         directory = self.options.hook_directory
         for runtime in self.runtimes:
-            for options in {self.options, self._own()}:
+            # What was named on the command line is of one engine: no other one can read that file.
+            for options in {self.options if runtime.name == name else self._own(), self._own()}:
                 state = runtime.state(options)
                 if state.registered or state.effective:
                     cause = "is registered" if state.registered else f"uses it until `{state.restart}`"

@@ -2,13 +2,13 @@
 """`flowtag register` and `unregister` for one engine of the rig, with everything of its own.
 
     registered = Registered(site, Docker(), file=engine.config, socket=engine.socket)
-    registered.register()                          # AssertionError with what was complained of
+    registered.register()                          # AssertionError with what was said if it fails
     registered.unregister()
-    registered.said                                # lines of the last command
+    registered.said                                # what the last command said
     Registered(..., bundles=[("podman", f"{engine.directory}/root/*-containers/*/userdata/config.json")])
 
-`docker_root` and `bundles` say where containers that refer to the hook are looked for: the machine's own
-places are not the engine's here.
+Without `bundles` it is the command itself. They say where containers that refer to the hook are looked for:
+the command knows the places of the machine's engines, and Docker's by asking it, but no other private ones.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bpf.error import FlowtagError
-from hooks import installed, references
+from hooks import references
 from hooks.register import Registration
 from hooks.runtime import Options, Reference, Runtime
-from hooks.self_test import self_test
 from tests.engines.site import Site
-from tests.rig.exporter import ROOT
+from tests.rig.exporter import flowtag
 
 
 class Registered:
-    """One engine's adapter and its options; also what is done with the hook directory."""
+    """One engine's adapter and its options."""
 
     def __init__(
         self,
@@ -36,7 +35,6 @@ class Registered:
         file: Path | str = "",
         socket: Path | str = "",
         method: str = "",
-        docker_root: str = "",
         bundles: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.adapter = adapter
@@ -47,45 +45,40 @@ class Registered:
             socket=str(socket),
             method=method,
         )
-        self.said: list[str] = []
-        self._complaints: list[FlowtagError] = []
-        self._docker_roots = [docker_root] if docker_root else []
+        self.said = ""
         self._bundles = list(bundles)
-        self._registration = Registration(
-            [adapter], self.options, self, self.referring, self._say, self._complaints.append
-        )
 
     def register(self) -> None:
-        self._run(self._registration.register(self.adapter.name, reload=True))
+        self._run("register")
         state = self.adapter.state(self.options)
         assert (state.registered, state.problem) == (True, "")
 
     def unregister(self) -> None:
-        self._run(self._registration.unregister(self.adapter.name, reload=True))
+        self._run("unregister")
         state = self.adapter.state(self.options)
         assert (state.registered, state.problem) == (False, "")
 
-    def _run(self, good: bool) -> None:
-        complaints = [str(error) for error in self._complaints]
-        self._complaints.clear()
-        assert good, f"{complaints} {self.said}"
+    def _run(self, command: str) -> None:
+        if self._bundles:
+            self._run_here(command)
+            return
+        fields = self.options._asdict()
+        if command == "unregister":
+            del fields["method"]  # it stops whatever is there
+        words = [word for name, value in fields.items() if value for word in (_flag(name), value)]
+        self.said = flowtag(command, "--runtime", self.adapter.name, "--reload", *words, timeout=60)
 
-    def _say(self, line: str) -> None:
-        self.said.append(line)
+    def _run_here(self, command: str) -> None:
+        said: list[str] = []
+        complaints: list[FlowtagError] = []
+        registration = Registration([self.adapter], self.options, self._find, said.append, complaints.append)
+        good = getattr(registration, command)(self.adapter.name, reload=True)
+        self.said = "\n".join(said)
+        assert good, f"{[str(error) for error in complaints]} {self.said}"
 
-    def referring(self, options: Options) -> Sequence[Reference]:
-        return references.find(options, self._docker_roots, self._bundles)
+    def _find(self, options: Options) -> Sequence[Reference]:
+        return references.find(options, [], self._bundles)
 
-    def self_test(self, options: Options) -> None:
-        self_test(str(ROOT / "hooks"))
 
-    def install(self, options: Options, wraps: str) -> bool:
-        done = installed.install(options.hook_directory, str(ROOT), wraps, options.run_directory)
-        self_test(options.hook_directory)
-        return bool(done)
-
-    def remove(self, options: Options) -> bool:
-        return bool(installed.remove(options.hook_directory))
-
-    def disabled(self, options: Options) -> bool:
-        return installed.disabled(options.hook_directory)
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

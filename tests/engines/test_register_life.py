@@ -18,23 +18,11 @@ from tests.rig.docker import Docker
 from tests.rig.podman import Podman
 
 
-def of_docker(site: Site, engine: Docker) -> Registered:
-    here = engine.directory
-    tasks = f"{here}/exec/containerd/daemon/io.containerd.runtime.v2.task/moby/*/config.json"
-    return Registered(
-        site,
-        docker_adapter.Docker(),
-        file=engine.config,
-        socket=engine.socket,
-        docker_root=f"{here}/data",
-        bundles=[("docker", tasks)],
-    )
-
-
 def test_docker(tmp_path: Path, pin_directory: Path) -> None:
     with Docker() as engine, Site(tmp_path, pin_directory, engine.cgroup_root, runtime="") as site:
         before = engine.config.read_bytes()
-        scenarios.life_of_containers(site, engine, of_docker(site, engine), engine.restart)
+        registered = Registered(site, docker_adapter.Docker(), file=engine.config, socket=engine.socket)
+        scenarios.life_of_containers(site, engine, registered, engine.restart)
         assert engine.config.read_bytes() == before
 
 
