@@ -35,11 +35,16 @@ Podman and CRI-O share a storage: what lies in /run is given to CRI-O only where
 
 def find(
     options: Options,
+    engine: str = "auto",
     docker_roots: Sequence[str] | None = None,
     bundles: Sequence[tuple[str, str]] = BUNDLES,
 ) -> list[Reference]:
-    """Every container that refers, by engine and name. Files that vanish meanwhile are none."""
-    roots = [Docker().data_root(options)] if docker_roots is None else docker_roots
+    """Every container that refers, by engine and name. Files that vanish meanwhile are none.
+
+    engine: the one that the file and the socket in `options` are of.
+    """
+    said = options if engine == "docker" else options._replace(file="", socket="")
+    roots = [Docker().data_root(said)] if docker_roots is None else docker_roots
     found = [reference for root in roots for reference in of_docker(root)]
     ids = {os.path.basename(os.path.dirname(reference.file)) for reference in found}
     # A running container of Docker's shows twice, the second time by its id.

@@ -20,7 +20,8 @@ from hooks.self_test import self_test
 
 APPLICATION = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-Find = Callable[[Options], Sequence[Reference]]
+Find = Callable[[Options, str], Sequence[Reference]]
+"""(options, the engine that their file and socket are of, or "auto") -> containers that refer."""
 Say = Callable[[str], None]
 
 
@@ -61,10 +62,11 @@ class Registration:
     ) -> None:
         """runtimes: all there are, of which a command may work on some."""
         self.runtimes, self.options, self.find = runtimes, options, find
-        self.say, self.complain = say, complain
+        self.say, self.complain, self.named = say, complain, "auto"
 
     def register(self, name: str, dry_run: bool = False, reload: bool = False) -> bool:
         """Make engines call the hook; False if one of them could not be made to."""
+        self.named = name
         chosen = choose(self.runtimes, name, self.options)
         if not dry_run:
             self_test(os.path.join(APPLICATION, "hooks"))
@@ -75,12 +77,13 @@ class Registration:
 
     def unregister(self, name: str, dry_run: bool = False, reload: bool = False) -> bool:
         """Make engines stop; remove what nobody refers to any more. False if something failed."""
+        self.named = name
         every = name == "auto"  # also an engine that is gone, but its configuration is not
         chosen = list(self.runtimes) if every else choose(self.runtimes, name, self.options)
         unregister = partial(self._unregister, [other for other in self.runtimes if other not in chosen])
         done = [self._each(runtime, unregister, dry_run, reload) for runtime in chosen]
         if all(done) and not dry_run:
-            self._purge(name)
+            self._purge()
         return all(done)
 
     def _each(
@@ -145,7 +148,7 @@ class Registration:
 
     def _needed(self, runtime: Runtime) -> bool:
         """Whether containers of this engine, or the engine as it runs, still refer to the hook."""
-        if any(reference.engine == runtime.name for reference in self.find(self.options)):
+        if any(reference.engine == runtime.name for reference in self.find(self.options, self.named)):
             return True
         return runtime.state(self.options).effective is True
 
@@ -189,18 +192,17 @@ class Registration:
         if then:
             self.say(f"{name}: to make it effective: {then}")
 
-    def _purge(self, name: str) -> None:
+    def _purge(self) -> None:
         """Remove the hook directory if no engine and no container needs it; else say who does."""
         directory = self.options.hook_directory
         for runtime in self.runtimes:
-            # What was named on the command line is of one engine: no other one can read that file.
-            for options in {self.options if runtime.name == name else self._own(), self._own()}:
+            for options in {self._own(), self.options if runtime.name == self.named else self._own()}:
                 state = runtime.state(options)
                 if state.registered or state.effective:
                     cause = "is registered" if state.registered else f"uses it until `{state.restart}`"
                     self.say(f"kept {directory}: {runtime.name} {cause}; then run the same command again")
                     return
-        references = self.find(self.options)
+        references = self.find(self.options, self.named)
         for reference in references:
             self.say(f"kept for {reference.engine} container {reference.container} ({reference.file})")
         if references:

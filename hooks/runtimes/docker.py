@@ -134,14 +134,14 @@ class Docker:
         entry = runtimes.get(RUNTIME) if isinstance(runtimes, dict) else None
         ours = isinstance(entry, dict) and entry.get("path") == wrapper
         registered = ours and document.get("default-runtime") == RUNTIME
-        if info is None:
-            return State(registered, None, detail=path)
-        effective = info.default_runtime == RUNTIME and info.runtimes.get(RUNTIME) == wrapper
         problem = ""
         if document.get("default-runtime") == RUNTIME and entry is None:
             problem = (
                 f'{path} has "flowtag" as its default-runtime and no such runtime: containers cannot start'
             )
+        if info is None:
+            return State(registered, None, "", problem, path)
+        effective = info.default_runtime == RUNTIME and info.runtimes.get(RUNTIME) == wrapper
         return State(registered, effective, RELOAD if registered != effective else "", problem, path)
 
     def reload(self, options: Options, registered: bool) -> None:

@@ -76,8 +76,8 @@ class Registered:
         self.said = "\n".join(said)
         assert good, f"{[str(error) for error in complaints]} {self.said}"
 
-    def _find(self, options: Options) -> Sequence[Reference]:
-        return references.find(options, [], self._bundles)
+    def _find(self, options: Options, engine: str) -> Sequence[Reference]:
+        return references.find(options, engine, [], self._bundles)
 
 
 def _flag(name: str) -> str:

@@ -54,8 +54,8 @@ class Host:
     def registration(self, **options: str) -> Registration:
         """A command, with these options changed."""
 
-        def find(options: Options) -> list[Reference]:
-            return references.find(options, [f"{self.root}/var/lib/docker"], self.bundles())
+        def find(options: Options, engine: str) -> list[Reference]:
+            return references.find(options, engine, [f"{self.root}/var/lib/docker"], self.bundles())
 
         self.said, self.complaints = [], []
         chosen = self.options._replace(**options)
