@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from bpf.error import FlowtagError
-from hooks import references
+from hooks import edit, installed, references
 from hooks.register import Registration
 from hooks.runtime import Options, Reference, Runtime
+from hooks.runtimes import hooks_d
 from hooks.runtimes.docker import Docker as DockerAdapter
 from hooks.runtimes.podman import Podman as PodmanAdapter
 from hooks.runtimes.runc import Runc as RuncAdapter
@@ -20,8 +23,11 @@ from tests.engines import scenarios
 from tests.engines.site import Site
 from tests.rig.container import Runc
 from tests.rig.docker import Docker
+from tests.rig.exporter import ROOT
+from tests.rig.leavings import scratch, sweep
 from tests.rig.podman import Podman
 from tests.rig.puppet import Puppet
+from tests.rig.wrapper import make_wrapper
 
 WAIT = "import sys; print('up'); sys.stdin.readline()"
 Find = Callable[[Options, str], Sequence[Reference]]
@@ -142,6 +148,66 @@ def test_podman_with_the_json_but_without_the_hook(tmp_path: Path, pin_directory
             next(engine.directory.glob("root/*-containers/*/userdata/config.json")).read_bytes()
         )
         assert not hooks.get("hooks")  # podman skips what is not there
+
+
+def test_podman_of_a_user_starts_with_the_hook(tmp_path: Path) -> None:
+    """It reads the same hooks.d; the stub has no rights there, and fails nothing."""
+    folder = scratch("ftu")
+    try:
+        for name in ("home", "run", "rootfs/bin", "hooks.d"):
+            (folder / name).mkdir(parents=True)
+        shutil.copy("/bin/busybox", folder / "rootfs/bin/sh")
+        installed.install(str(folder / "hook"), str(ROOT), "", str(folder / "hook-run"))
+        for change in hooks_d.register(Options(str(folder / "hook")), str(folder / "hooks.d")):
+            edit.apply(change, lambda *_: None)
+        program = make_wrapper(
+            folder, "runc", drop=["process.rlimits", "process.oomScoreAdj", "linux.resources"]
+        )
+        subprocess.run(
+            ["chown", "-R", "nobody", *(folder / name for name in ("home", "run", "rootfs"))], check=True
+        )
+        folder.chmod(0o755)
+        done = subprocess.run(
+            [
+                *("setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"),
+                *(
+                    "env",
+                    "-i",
+                    f"HOME={folder}/home",
+                    f"XDG_RUNTIME_DIR={folder}/run",
+                    "PATH=/usr/sbin:/usr/bin",
+                ),
+                *(
+                    "podman",
+                    "--log-level",
+                    "debug",
+                    "--runtime",
+                    str(program),
+                    "--hooks-dir",
+                    f"{folder}/hooks.d",
+                ),
+                *("--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"),
+                *(
+                    "run",
+                    "--rm",
+                    "--network",
+                    "none",
+                    "--rootfs",
+                    f"{folder}/rootfs",
+                    "/bin/sh",
+                    "-c",
+                    "echo hello",
+                ),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr[-2000:]
+        assert "flowtag-createRuntime.json" in done.stderr
+    finally:
+        sweep(folder)
 
 
 @pytest.mark.usefixtures("kernel")
