@@ -65,7 +65,7 @@ def _of_maps(found: Status) -> Iterator[str]:
     maps = found.maps
     if maps.problem:
         yield f"maps: {maps.problem}"
-    if maps.missing and _registered(found):
+    if maps.missing and (maps.there or _registered(found)):
         yield f"maps: {len(maps.missing)} of {len(abi.MAPS)} are not in {maps.directory}: flowtag maps create"
     if found.gap:
         then = "end the containers on the host's network, remove the maps" if found.lost else "flowtag run"

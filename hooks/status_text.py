@@ -128,9 +128,8 @@ def document(found: Status) -> dict[str, Any]:
             "disabled_since": None if hook.disabled is None else _time(hook.disabled),
             "application": hook.application,
             "application_there": hook.application_there,
-            "self_test": None
-            if hook.self_test is None
-            else {"passed": not hook.self_test, "problem": hook.self_test},
+            "self_test": None if hook.self_test is None else not hook.self_test,
+            "self_test_problem": hook.self_test or "",
         },
         "maps": {
             "directory": maps.directory,
