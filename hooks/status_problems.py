@@ -74,7 +74,8 @@ def _of_maps(found: Status) -> Iterator[str]:
 
 def _of_containers(found: Status) -> Iterator[str]:
     if found.pending:
-        yield f"containers: {found.pending} identities could not be written and wait: flowtag run"
+        what, them = ("1 identity", "it") if found.pending == 1 else (f"{found.pending} identities", "them")
+        yield f"containers: {what} could not be written: flowtag run writes {them}"
     contested = sum(one.container.state == census.CONTESTED for one in found.containers)
     if contested:
         yield f"containers: {contested} contested: give each a cgroup of its own"

@@ -17,6 +17,7 @@ UNKNOWN = "unknown"
 NOT_REGISTERED = "engine not registered"
 BEFORE = "started before the hook was registered"
 DISABLED = "hook disabled"
+GONE = "hook failed: the application is gone"
 MANY = 3
 """Kinds of failure that are named."""
 
@@ -61,7 +62,7 @@ def _failed(one: Container, evidence: Evidence) -> str:
     if _disabled(one, evidence):
         return DISABLED
     if not evidence.application:
-        return "hook failed: the application is gone"
+        return GONE
     kinds = {
         kind for name, event in evidence.runs.events.items() if name != "poststop" for kind in event.failures
     }
@@ -97,7 +98,7 @@ def _not_called(one: Container, known: Known | None, evidence: Evidence) -> str:
     since = evidence.since.get(engine)
     if since is not None and one.started and census.wall(one.started) < since:
         return BEFORE
-    return UNKNOWN
+    return UNKNOWN if evidence.application else GONE
 
 
 def _disabled(one: Container, evidence: Evidence) -> bool:
