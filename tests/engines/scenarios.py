@@ -113,7 +113,9 @@ def containers(site: Site, engine: Docker | Podman, restart: Callable[[], None] 
         site.await_end(one)
 
 
-def pods(site: Site, engine: Containerd, pause_hook: bool = True) -> None:
+def pods(
+    site: Site, engine: Containerd, pause_hook: bool = True, restart: Callable[[], None] | None = None
+) -> None:
     """Two pods of two containers each, told apart though those of a pod share a namespace and an address."""
     folder = engine.directory / "puppets"
     web, side = Puppet(folder, "web"), Puppet(folder, "side")
@@ -160,7 +162,7 @@ def pods(site: Site, engine: Containerd, pause_hook: bool = True) -> None:
     if pause_hook:
         living["pause"] = site.await_identity(front.sandbox)
         pause(site, front, living["pause"], living["app"])
-    engine.restart()
+    (restart or engine.restart)()
     everything()
 
     # One container of the pod made anew: another id; the other one and the pod are not touched.
