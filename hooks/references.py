@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hooks.runtime import Options, Reference
+from hooks.runtimes.containerd_tasks import noted
 from hooks.runtimes.docker import RUNTIME, Docker
 
 LIMIT = 16 << 20
@@ -64,7 +65,7 @@ def of_docker(root: str) -> Iterator[Reference]:
 
 
 def of_bundles(directory: str, patterns: Sequence[tuple[str, str]] = BUNDLES) -> Iterator[Reference]:
-    """Containers whose hooks name a program of the hook directory."""
+    """Containers whose hooks name a program of the hook directory, or whose shim runs the wrapper."""
     seen: set[str] = set()
     for engine, pattern in patterns:
         for path in sorted(glob.glob(pattern)):
@@ -72,8 +73,10 @@ def of_bundles(directory: str, patterns: Sequence[tuple[str, str]] = BUNDLES) ->
                 continue
             seen.add(path)
             document = _object(path)
-            if any(hook.startswith(f"{directory}/") for hook in _hooks(document)):
-                yield Reference(_engine(engine, document), _container(path), path)
+            hooked = any(hook.startswith(f"{directory}/") for hook in _hooks(document))
+            file = path if hooked else noted(os.path.dirname(path), directory)
+            if file:
+                yield Reference(_engine(engine, document), _container(path), file)
 
 
 def _engine(engine: str, document: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ class Containerd:
 
     def found(self, options: Options) -> str:
         """Its socket, its configuration, or its binary."""
-        sockets = (options.socket,) if options.socket else SOCKETS
+        sockets = (options.socket.removeprefix("unix://"),) if options.socket else SOCKETS
         places = (*sockets, options.file or FILE)
         return next(filter(os.path.exists, places), "") or shutil.which("containerd") or ""
 
@@ -163,11 +163,14 @@ def _settings(data: bytes | None, path: str) -> set[Setting]:
 
 
 def _runc(engine: Engine) -> str:
-    """What containerd's shim runs where no BinaryName is set."""
-    found = shutil.which("runc", path=engine.path)
-    if found is None:
-        raise FlowtagError("registering with containerd: runc is not in its PATH", "install runc")
-    return found
+    """What containerd's shim runs where no BinaryName is set, our wrapper under runc's name aside."""
+    root = f"/proc/{engine.pid}/root" if engine.pid and not engine.shares_root else ""
+    for place in engine.path.split(":"):
+        runc = os.path.join(place, "runc")
+        ours = os.path.basename(os.path.realpath(runc)) == cri.WRAPPER_FILE
+        if place and not ours and os.access(f"{root}{runc}", os.X_OK):
+            return runc
+    raise FlowtagError(f"registering with containerd: runc is not in its PATH, {engine.path}", "install runc")
 
 
 def _bytes(text: str | None) -> bytes | None:

@@ -117,6 +117,7 @@ def _assign(table: Table, key: str, value: str) -> None:
         table[key] = new
         return
     new.comment(MARK)
+    table.trivia.trail = table.trivia.trail or "\n"  # it was the file's last line
     body = table.value.body
     first = next((item for name, item in body if name is not None and not isinstance(item, Table)), None)
     new.trivia.indent = first.trivia.indent if first is not None else table.trivia.indent

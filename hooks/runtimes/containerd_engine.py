@@ -79,7 +79,8 @@ class Engine(NamedTuple):
 
 def find(address: str = "") -> Engine | None:
     """The containerd that listens at the socket, else the one in PATH; None if neither is there."""
-    pid = next(filter(None, map(_listener, [address] if address else SOCKETS)), 0)
+    addresses = [address.removeprefix("unix://")] if address else SOCKETS
+    pid = next(filter(None, map(_listener, addresses)), 0)
     if pid:
         path = _environment(pid).get("PATH", PATH)
         # Where its binary lies: after an upgrade the next start runs what is there by then.

@@ -15,8 +15,7 @@ from typing import Any
 
 STATE = "/run/containerd"
 _TASKS = "io.containerd.runtime.v2.task"
-# What the shim was started with (its Go name is BinaryName), and the container's specification.
-_FILES = ("options.json", "runtime", "config.json")
+_SHIM_FILES = ("options.json", "runtime")  # what the shim was told of BinaryName
 _LIMIT = 4 << 20
 
 
@@ -28,10 +27,20 @@ def referring(hook_directory: str, state: str = STATE) -> Iterator[tuple[str, st
     ours = f"{hook_directory}/flowtag-".encode()
     for namespace in _entries(os.path.join(state, _TASKS)):
         for task in _entries(namespace):
-            for name in _FILES:
-                if ours in _read(os.path.join(task, name)):
-                    yield _name(task), os.path.join(task, name)
-                    break
+            config = os.path.join(task, "config.json")
+            file = noted(task, hook_directory) or (config if ours in _read(config) else "")
+            if file:
+                yield _name(task), file
+
+
+def noted(task: str, hook_directory: str) -> str:
+    """The file in a task's directory by which its shim runs the wrapper, empty if it does not.
+
+    That needs no hook in config.json: the wrapper adds none while the hook is disabled.
+    """
+    wrapper = f"{hook_directory}/flowtag-runc".encode()
+    paths = (os.path.join(task, name) for name in _SHIM_FILES)
+    return next((path for path in paths if wrapper in _read(path)), "")
 
 
 def _entries(directory: str) -> list[str]:

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registration with a real containerd 1.6, through its CRI: pods before, meanwhile and after."""
+"""Registration with real containerd through its CRI: pods before, meanwhile and after.
+
+tests/newest runs the same with newer releases.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,12 +72,17 @@ class Node:
         return {name for name, _ in referring(self.options.hook_directory, state)}
 
 
-@pytest.fixture(params=METHODS)
-def node(request: pytest.FixtureRequest, tmp_path: Path, pin_directory: Path) -> Iterator[Node]:
+@pytest.fixture
+def containerd() -> Iterator[Containerd]:
     if shutil.which("containerd") is None:
         pytest.skip("needs containerd")
-    with Containerd() as containerd:
-        yield Node(containerd, tmp_path, pin_directory, request.param)
+    with Containerd() as engine:
+        yield engine
+
+
+@pytest.fixture(params=METHODS)
+def node(request: pytest.FixtureRequest, containerd: Containerd, tmp_path: Path, pin_directory: Path) -> Node:
+    return Node(containerd, tmp_path, pin_directory, request.param)
 
 
 def test_register_and_unregister_leave_every_pod_its_life(node: Node) -> None:
@@ -107,11 +118,22 @@ def test_register_and_unregister_leave_every_pod_its_life(node: Node) -> None:
 
 
 def test_register_changes_nothing_else_in_container(node: Node) -> None:
-    def limits(pod: Pod) -> str:
-        return Path(f"/proc/{node.puppets[-1].pid}/limits").read_text(encoding="ascii")
+    def made(pod: Pod) -> tuple[Any, str]:
+        """The container's specification without what is a pod's own, and its limits."""
+        tasks = node.containerd.directory / "state/io.containerd.runtime.v2.task/k8s.io"
+        text = (tasks / pod.containers["app"] / "config.json").read_text(encoding="utf-8")
+        for own in (*pod.containers.values(), pod.sandbox, pod.name):
+            text = text.replace(own, "OWN")
+        text = re.sub(r"/proc/\d+/ns|0{8}-0000-4000-8000-\w{12}", "OWN", text)
+        limits = Path(f"/proc/{node.puppets[-1].pid}/limits").read_text(encoding="ascii")
+        return json.loads(text), limits
 
-    plain = limits(node.run("plain"))
+    plain, plain_limits = made(node.run("plain"))
     node.register()
     node.containerd.restart()
-    assert limits(node.run("hooked")) == plain
+    hooked, limits = made(node.run("hooked"))
     assert ("shop", "hooked", "app") in node.identities()
+    assert "hooks" not in plain
+    assert set(hooked.pop("hooks")) == {"createRuntime", "poststop"}
+    assert hooked == plain
+    assert limits == plain_limits

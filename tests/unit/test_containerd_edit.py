@@ -85,6 +85,7 @@ def test_put_changes_nothing_but_its_key() -> None:
         ("version = 2\n\n", V2),
         ("version = 2", V2),
         ("", V2),
+        (f"version = 2\n{RUNC}.options]", V2),
         (KUBEADM.replace("\n", "\r\n"), V2),
         (KUBEADM.replace("SystemdCgroup = true ", "BinaryName = '' "), V2),
         (f'version = 2\n{RUNC}.options]\nBinaryName = ""  \n  # eh\nSystemdCgroup = true', V2),

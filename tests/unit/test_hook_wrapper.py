@@ -115,6 +115,7 @@ LEFT_ALONE: list[tuple[str, ...]] = [
     ("create", "--help"),
     ("run", "ID", "ID"),  # runc refuses it
     ("create", "--bundle"),
+    ("create", "ID", "--bundle"),
     ("--root",),
     ("--root", "create"),
     (*SHIM, "state", "ID"),
