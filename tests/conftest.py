@@ -33,7 +33,12 @@ def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 def pytest_configure() -> None:
     """Let SIGTERM (of `timeout`) end every `with` on its way out: engines outlive a killed pytest."""
-    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM"))
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # timeout sends it twice: to us and to our group
+        pytest.exit("ended by SIGTERM")
+
+    signal.signal(signal.SIGTERM, end)
 
 
 @pytest.hookimpl(wrapper=True)
