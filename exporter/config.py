@@ -104,12 +104,35 @@ class Translation:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """[identity] where names and labels come from, beside what the hook wrote: docs/identity.md.
+
+    docker: "auto" is /run/docker.sock, whenever that is there; "off"; or the path of the API's socket.
+    podman: "auto" is /var/lib/containers/storage; "off"; or the path of another storage.
+    app_labels: a tenant's labels that may set `app`, the first that is there; none unless named here.
+    """
+
+    docker: str = "auto"
+    podman: str = "auto"
+    app_labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key in ("docker", "podman"):
+            value = getattr(self, key)
+            if value not in ("auto", "off") and not (value.startswith("/") and value.isprintable()):
+                raise FlowtagError(f"identity.{key} is {value!r}", 'use "auto", "off" or an absolute path')
+        if "" in self.app_labels:
+            raise FlowtagError("identity.app_labels has an empty key")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What is in force. Sections are named after each folder's concern."""
 
     host: Host = field(default_factory=Host)
     exporter: Exporter = field(default_factory=Exporter)
     translation: Translation = field(default_factory=Translation)
+    identity: Identity = field(default_factory=Identity)
 
 
 def load(path: str | None) -> Config:

@@ -13,9 +13,9 @@ from types import FrameType
 import structlog
 
 from bpf.error import FlowtagError
-from bpf.syscall import Map
 from exporter import activators, counters, garbage, host, log, programs, records
 from exporter.config import Config
+from exporter.describe import Describer
 from exporter.directories import prepare
 from exporter.lock import Lock
 from exporter.reconcile import Reconciler
@@ -52,8 +52,10 @@ def run(config: Config, output: str, seconds: float | None) -> int:
         visited = loaded.adopt()
         logger.info("attached", pins=config.host.pin_directory, namespaces=visited)
         try:
-            with Ring(loaded.map_fd("ft_events")) as ring:
-                written = _drain(config, ring, _format(config, output, ring, workload_map), reconciler, stop)
+            # Sources start their threads here, after attaching: their imports must not delay that.
+            with Ring(loaded.map_fd("ft_events")) as ring, Describer(config.identity) as describer:
+                text = _format(config, output, ring, Workloads(workload_map), describer)
+                written = _drain(config, ring, text, reconciler, stop)
         finally:
             totals = counters.read(count_map)
             totals["recursion_misses"] = loaded.recursion_misses()
@@ -92,16 +94,15 @@ def _knobs(config: Config) -> programs.Knobs:
     )
 
 
-def _format(config: Config, output: str, ring: Ring, workload_map: Map) -> Format:
-    workloads = Workloads(workload_map)
+def _format(config: Config, output: str, ring: Ring, workloads: Workloads, describer: Describer) -> Format:
     if output == "none":
         return lambda batch: ""
     if output == "table":
         _write(records.HEADER)
-        return lambda batch: records.table(batch, workloads)
+        return lambda batch: records.table(batch, workloads, describer)
     prefixes = tuple(map(nat64.parse, config.translation.nat64_prefixes))
     origin = records.Origin(host.host_id(), host.boot_id(), ring.id, prefixes)
-    return lambda batch: records.json_lines(batch, workloads, origin)
+    return lambda batch: records.json_lines(batch, workloads, origin, describer)
 
 
 def _drain(config: Config, ring: Ring, text: Format, reconciler: Reconciler, stop: _Stop) -> int:

@@ -17,14 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpf import abi
+from exporter.describe import Describer
 from exporter.ring import Batch, Columns
 from exporter.workloads import Workloads
 from identity import address, nat64
-from identity.workload import Workload
+from identity.names import Names
+from identity.workload import Workload, display_name
 
 NULL = "null"
 # The fields that a workload gives, in the record's order.
 WORKLOAD_FIELDS = ("app", "namespace", "pod", "container", "container_id", "image", "runtime")
+# Of those, what only the workload itself says; the others may be filled by an engine.
+OWN_FIELDS = ("container_id", "runtime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +102,29 @@ def _json_times(boot_ns: NDArray[np.uint64], offset: int, known: NDArray[np.bool
     ]
 
 
-def _workload(workload: Workload | None) -> str:
+def _workload(workload: Workload | None, describer: Describer) -> str:
     """The part of a record that its workload gives."""
     values: dict[str, Any] = dict.fromkeys(
         ("workload", "workload_kind", *WORKLOAD_FIELDS, "identity_source", "identity_state")
     )
     values["workload_kind"] = "none"
+    labels: dict[str, str] = {}
     if workload is not None:
-        values["workload"] = workload.name
+        names = describer.describe(workload)
+        values["workload"] = _name(workload, names)
         values["workload_kind"] = abi.WORKLOAD_KINDS[workload.kind]
         for field in WORKLOAD_FIELDS:
-            values[field] = getattr(workload, field) or None
+            values[field] = getattr(workload if field in OWN_FIELDS else names, field) or None
         values["identity_source"] = abi.SOURCES[workload.source] if workload.source else None
         values["identity_state"] = abi.STATES[workload.state] if workload.state else None
-    values["labels"] = {}
+        labels = {key: names.labels[key] for key in sorted(names.labels)}
+    values["labels"] = labels
     return json.dumps(values, separators=(",", ":"), ensure_ascii=False)[1:-1]
+
+
+def _name(workload: Workload, names: Names) -> str:
+    """The record's `workload`, of the names that are in force now."""
+    return display_name(names.namespace, names.pod, names.container, workload.container_id or workload.host)
 
 
 def _attributed_at(flags: NDArray[np.uint8], owner: NDArray[np.uint64]) -> list[str]:
@@ -121,7 +133,7 @@ def _attributed_at(flags: NDArray[np.uint8], owner: NDArray[np.uint64]) -> list[
     return text
 
 
-def json_lines(batch: Batch, workloads: Workloads, origin: Origin) -> str:
+def json_lines(batch: Batch, workloads: Workloads, origin: Origin, describer: Describer) -> str:
     """Every record as one JSON object on a line, with all the names of the record contract."""
     r = batch.records
     if not len(r):
@@ -129,7 +141,7 @@ def json_lines(batch: Batch, workloads: Workloads, origin: Origin) -> str:
     offset = boot_to_wall()
     everything = np.ones(len(r), dtype=np.bool_)
     opened = (r["flags"] & abi.FLOW_ADOPTED) == 0
-    identity = workloads.column(r["owner"], _workload)
+    identity = workloads.column(r["owner"], lambda workload: _workload(workload, describer))
     flow = json.dumps(f"{origin.host_id}/{origin.boot_id}/")[:-1]
     columns: dict[str, Iterable[str]] = {
         "kind": _names(r["kind"], abi.EVENTS),
@@ -198,7 +210,7 @@ def _endpoints(r: Columns, end: str) -> list[str]:
     ]
 
 
-def table(batch: Batch, workloads: Workloads) -> str:
+def table(batch: Batch, workloads: Workloads, describer: Describer) -> str:
     """Every record as one line for a person; HEADER names the columns."""
     r = batch.records
     if not len(r):
@@ -206,7 +218,7 @@ def table(batch: Batch, workloads: Workloads) -> str:
     rule = np.where(r["reason"] == 0, _plain(r["rule"], abi.RULES), _plain(r["reason"], abi.REASONS))
     columns = (
         [text[:23] + "Z" for text in times(r["time_end"], boot_to_wall())],
-        workloads.column(r["owner"], lambda w: w.name if w else "-"),
+        workloads.column(r["owner"], lambda w: _name(w, describer.describe(w)) if w else "-"),
         _plain(r["role"], abi.ROLES),
         _endpoints(r, "local"),
         _endpoints(r, "peer"),

@@ -36,6 +36,13 @@ def fit(text: str, room: int) -> str:
     return text.encode("utf-8", "ignore")[:room].decode("utf-8", "ignore")
 
 
+def display_name(namespace: str, pod: str, container: str, otherwise: str) -> str:
+    """`namespace/pod/container` in Kubernetes, else the container's name, else `otherwise`."""
+    if pod and namespace:
+        return "/".join(filter(None, (namespace, pod, container)))
+    return container or otherwise
+
+
 class Workload:
     """One incarnation of a container, a pod or the host: its id, its life and its names.
 
@@ -74,9 +81,7 @@ class Workload:
     @property
     def name(self) -> str:
         """`namespace/pod/container` in Kubernetes, else the container's name or id, or the host's."""
-        if self.pod and self.namespace:
-            return "/".join(filter(None, (self.namespace, self.pod, self.container)))
-        return self.container or self.container_id or self.host
+        return display_name(self.namespace, self.pod, self.container, self.container_id or self.host)
 
     def values(self) -> tuple[int | str, ...]:
         """Every field, in the order of the layout."""

@@ -18,6 +18,7 @@
         web.bundle                             # the directory with config.json
         web.kill(signal.SIGTERM)
         runc.state("web")                      # what `runc state` says
+    Runc(tmp_path, program="crun", view=view)  # another runtime that speaks runc's language, see view.py
 
 `id` may be anything that runc takes; further arguments are make_bundle's. What still runs at the
 end of the `with` is killed and deleted, and the cgroups that runc made are removed.
@@ -37,6 +38,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.rig.bundle import make_bundle
+from tests.rig.view import View
 
 
 def cgroup_mounts(kind: str = "") -> list[Path]:
@@ -149,10 +151,14 @@ class Container:
 
 
 class Runc:
-    """runc with a private state directory below `directory`."""
+    """A runtime with a private state directory below `directory`, which every view must have: in /tmp."""
 
-    def __init__(self, directory: Path, cgroup_root: str = "") -> None:
+    def __init__(
+        self, directory: Path, cgroup_root: str = "", *, program: str = "runc", view: View | None = None
+    ) -> None:
         self.directory = directory
+        self._program = program
+        self._view = view or View()
         self.cgroup_root = cgroup_root or f"/flowtag-test-{os.getpid()}"
         self._containers: list[Container] = []
         self._cgroups: list[str] = []  # directories that were not there before ours, parents first
@@ -170,13 +176,13 @@ class Runc:
         self.close()
 
     def command(self, *arguments: str) -> list[str]:
-        return ["runc", "--root", str(self.directory / "runc"), *arguments]
+        return self._view.command(self._program, "--root", str(self.directory / "runc"), *arguments)
 
     def call(self, *arguments: str) -> str:
         """Run runc to its end; RuntimeError with what it said if it fails."""
         done = subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"runc {' '.join(arguments)}: {done.stderr.strip()}")
+            raise RuntimeError(f"{self._program} {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
     def state(self, id: str) -> dict[str, Any]:  # noqa: A002 - what OCI calls it

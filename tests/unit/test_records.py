@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 
 from bpf import abi
 from exporter import records
+from exporter.config import Identity
+from exporter.describe import Describer
 from exporter.ring import DTYPE, Batch
 from exporter.workloads import Workloads
 from identity import address
+from identity.names import Names
 from identity.workload import KIND_CONTAINER, Workload
 
 ORIGIN = records.Origin("host-id", "boot-id", 7)
+DESCRIBER = Describer(Identity(), [])
 OWNER = 1 << 40
 NAMES = [
     "kind", "time_open", "time_start", "time_end", "local_address", "local_port", "peer_address",
@@ -54,7 +58,7 @@ def batch(**values: Any) -> Batch:
 
 
 def record(workload: Workload | None = None, **values: Any) -> dict[str, Any]:
-    text = records.json_lines(batch(**values), OneWorkload(workload or Workload()), ORIGIN)
+    text = records.json_lines(batch(**values), OneWorkload(workload or Workload()), ORIGIN, DESCRIBER)
     assert text.count("\n") == 1
     found: dict[str, Any] = json.loads(text)
     return found
@@ -122,10 +126,52 @@ def test_json_workload_name_is_untrusted(name: str) -> None:
 def test_codes_of_a_newer_version_do_not_raise() -> None:
     codes: dict[str, Any] = dict.fromkeys(("kind", "end_reason", "rule", "reason", "role"), 200)
     assert record(**codes)["end_reason"] == "unknown"
-    assert records.table(batch(**codes), OneWorkload(Workload())).count("?") == 3
+    assert records.table(batch(**codes), OneWorkload(Workload()), DESCRIBER).count("?") == 3
 
 
 def test_no_records_no_text() -> None:
     empty = Batch(np.zeros(0, DTYPE), np.zeros(0, np.uint64), 0, 0)
-    assert records.json_lines(empty, OneWorkload(Workload()), ORIGIN) == ""
-    assert records.table(empty, OneWorkload(Workload())) == ""
+    assert records.json_lines(empty, OneWorkload(Workload()), ORIGIN, DESCRIBER) == ""
+    assert records.table(empty, OneWorkload(Workload()), DESCRIBER) == ""
+
+
+class Renaming:
+    """A source whose container is called otherwise each time it is asked."""
+
+    name = "renaming"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def names(self, workload: Workload) -> Names | None:
+        self.asked += 1
+        return Names(f"web{self.asked}", image="shop:1", labels={"z": "1", "a": 'q"\n', "m": "\u2028"})
+
+    def close(self) -> None:
+        pass
+
+
+def many(owners: list[int]) -> Batch:
+    rows = np.zeros(len(owners), DTYPE)
+    rows["owner"] = owners
+    return Batch(rows, np.arange(len(owners), dtype=np.uint64), len(owners), 0)
+
+
+def test_records_have_the_names_that_are_in_force_at_their_batch() -> None:
+    workload = Workload(id=OWNER, kind=KIND_CONTAINER, runtime="docker", container_id="ab" * 32)
+    source = Renaming()
+    describer = Describer(Identity(), [source])
+    for expected in ("web1", "web2"):
+        text = records.json_lines(many([OWNER] * 50), OneWorkload(workload), ORIGIN, describer)
+        found = [json.loads(line) for line in text.split("\n") if line]
+        assert len(found) == 50
+        assert {record["workload"] for record in found} == {expected}
+        assert {record["container"] for record in found} == {expected}
+        assert found[0]["image"] == "shop:1"
+        assert list(found[0]["labels"].items()) == [("a", 'q"\n'), ("m", "\u2028"), ("z", "1")]
+    assert " web3 " in records.table(many([OWNER] * 50), OneWorkload(workload), describer)
+    assert source.asked == 3, "once for each distinct owner of a batch"
+
+
+def test_nobody_has_no_labels() -> None:
+    assert record()["labels"] == {}
