@@ -7,7 +7,6 @@ look-up, no version 1; every answer is bounded in size, and all of a session in 
 
 from __future__ import annotations
 
-import http.client
 import ipaddress
 import re
 import socket
@@ -81,6 +80,8 @@ class Session:
         return left
 
     def _ask(self, method: str, path: str, headers: dict[str, str]) -> bytes:
+        import http.client  # slow to import, and every command reads the configuration
+
         try:
             answer = self._exchange(method, path, headers)
             response = http.client.HTTPResponse(_Received(answer), method=method)  # type: ignore[arg-type]
