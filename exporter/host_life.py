@@ -157,9 +157,10 @@ class HostLife:
 
     def _become(self, incarnation: Incarnation, event: str) -> None:
         """The current incarnation, known better."""
-        self._doubted = None if not incarnation.stale else self._doubted
-        self._current = incarnation
         host.store(incarnation, self._map, self._run_directory)
+        self._current = incarnation
+        if not incarnation.stale:
+            self._doubted = None
         self._tell(event, incarnation)
 
     def _succeed(self, old: Incarnation | None, following: Incarnation) -> None:

@@ -154,12 +154,14 @@ def leading_to(path: str) -> list[str]:
         except OSError:
             found.append(here)
             break
-        if stat.S_ISLNK(mode) and links < LINKS_MAX:
-            links += 1
+        if stat.S_ISLNK(mode):
             found.append(here)
+            links += 1
             try:
                 target = os.readlink(step)
             except OSError:
+                break
+            if links > LINKS_MAX:
                 break
             rest = [part for part in target.split("/") if part not in ("", ".")] + rest
             here = "/" if target.startswith("/") else here
