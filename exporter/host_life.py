@@ -113,7 +113,7 @@ class HostLife:
 
     def tick(self) -> bool:
         """Take in what was found; True if what is known of an incarnation has changed."""
-        outcome, self._first = self._first or self._watcher.take(), None
+        outcome, self._first = self._watcher.take() or self._first, None
         before = self._current
         try:
             if outcome is not None:

@@ -108,6 +108,12 @@ MUTATIONS = {
         "\telse if (!home || home->kind != FT_NETNS_CONTAINER)\n\t\trefuse(v, FT_REASON_NO_CLAIM);",
         "\telse if (!home || home->kind != FT_NETNS_CONTAINER)\n\t\thost_owner(v, flow, cgroup);",
     ),
+    "identity_since": Mutation(
+        "rotation",
+        "owner.h",
+        "if (flow->time_open < since)",
+        "if (since == FT_HOST_NEVER)",
+    ),
     # What the rules stand on.
     "translator": Mutation(
         "translated", "owner.h", "home && home->kind == FT_NETNS_TRANSLATOR", "home && home->kind == 77"
