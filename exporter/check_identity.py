@@ -18,7 +18,7 @@ from identity.instance import MISSING, UNVERIFIED, Identity, Outcome, Refused
 from identity.pinned import open_map
 
 UNTRUSTING = "set identity.certificate.trust to the authority's root, or nothing is verified"
-SOON = 3600.0
+SOON = 300.0
 
 
 def sources(config: Config) -> Iterator[Finding]:

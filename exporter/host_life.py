@@ -22,7 +22,7 @@ from exporter.host import SUCCEED, TAKE_ON, Incarnation
 from exporter.host_history import LEAD_NS, HostHistory, now
 from exporter.host_sources import Sources, waited_for
 from exporter.host_watch import Watcher
-from identity.instance import STALE, Identity, Outcome, Refused
+from identity.instance import MISSING, STALE, Identity, Outcome, Refused
 from identity.names import Names
 from identity.workload import Workload, new_id
 
@@ -209,9 +209,9 @@ class HostLife:
             if before is not None and str(before) == str(error):
                 continue
             self.numbers.refused[source, error.reason] += 1
-            if source != "static":  # that it is not set is no news
-                hint = {"hint": error.hint} if error.hint else {}
-                self._log.warning(
-                    "host identity refused", source=source, reason=error.reason, error=str(error), **hint
-                )
+            if source == "static":  # that it is not set is no news
+                continue
+            tell = self._log.info if error.reason == MISSING else self._log.warning
+            hint = {"hint": error.hint} if error.hint else {}
+            tell("host identity refused", source=source, reason=error.reason, error=str(error), **hint)
         self._refused = outcome.refused

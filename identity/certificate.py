@@ -159,7 +159,12 @@ def _load(data: bytes, what: str, limit: int) -> list[x509.Certificate]:
     try:
         found = x509.load_pem_x509_certificates(data)
     except (ValueError, TypeError) as error:
-        raise Refused(MALFORMED, f"{what} is no PEM of certificates: {str(error)[:200]}") from None
+        cause = str(error).rpartition("for more details. ")[2][
+            :200
+        ]  # the library's hint is not for operators
+        raise Refused(
+            MALFORMED, f"{what} is no PEM of certificates: {cause}", "is it being written? see the next look"
+        ) from None
     if not 0 < len(found) <= limit:
         raise Refused(MALFORMED, f"{what} has {len(found)} certificates, not 1 to {limit}")
     return found
