@@ -24,6 +24,7 @@ FLAG_INHERITED = 1
 FLAG_NO_CGROUP = 2
 FLAG_RECONCILED = 4
 FLAG_ONCE = 8
+FLAG_ADDRESS = 16
 
 FLOW_ADOPTED = 1
 FLOW_ACTIVATED = 2
@@ -32,7 +33,7 @@ FLOW_ATTR_AT_CLOSE = 8
 
 # Names by code, as records and dumps print them; index 0 is "nothing".
 OWNER_SPECIALS = ("none", "unclaimed", "translator", "contested", "host_slot")
-OWNER_FLAGS = {"inherited": 1, "no_cgroup": 2, "reconciled": 4, "once": 8}
+OWNER_FLAGS = {"inherited": 1, "no_cgroup": 2, "reconciled": 4, "once": 8, "address": 16}
 NETNS_KINDS = ("none", "container", "translator", "host")
 WORKLOAD_KINDS = ("none", "container", "pod", "host")
 SOURCES = (

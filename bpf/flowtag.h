@@ -33,6 +33,7 @@ enum ft_owner_flag {
 				    in ft_cgroup: such a container shares this cgroup and the host's network */
 	FT_OWNER_RECONCILED = 4, /* written by the exporter, not by the hook */
 	FT_OWNER_ONCE = 8,	 /* in ft_port: for the next connect only, which consumes it */
+	FT_OWNER_ADDRESS = 16,	 /* in ft_addr: who has an address, for people; attributes nothing */
 };
 
 enum ft_netns_kind {

@@ -49,7 +49,7 @@ struct {
 	__type(value, struct ft_owner);
 } ft_port SEC(".maps");
 
-/* Written by the hook and the exporter; read at opens in a translator's namespace.
+/* Written by translators, the hook and the exporter; read at opens in a translator's namespace.
  * Full: the claim is refused and goes to /run/flowtag/pending. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);

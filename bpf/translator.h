@@ -85,7 +85,7 @@ static __always_inline void translated_owner(struct verdict *v, const struct soc
 		return;
 	}
 	claim = by_block(&key);
-	if (claim)
+	if (claim && !(claim->flags & FT_OWNER_ADDRESS))
 		judge(v, flow, claim, FT_RULE_BLOCK);
 	else
 		refuse(v, FT_REASON_UNPUBLISHED);

@@ -48,14 +48,18 @@ def of_address(rest: str, config: Config, around: Surroundings) -> Verdict:
     for order, name, key_text, rule, claim in _claims(packed, port, config, around):
         what = f"{name}: {key_text}: {entry.owner_text(claim, around)}"
         found.steps.append(what)
-        if decided:
+        if "address" in claim["flags"]:
+            found.steps[-1] += ": it has the address in a namespace of its own"
+            if not decided:
+                verdict.judge(found, claim, "address", what)
+        elif decided:
             found.lost.append(f"{what}: a more exact claim goes first, dead or alive")
         elif order >= 0:
             verdict.judge(found, claim, rule, what)
             decided = True
-    if found.steps:
+    if decided:
         found.steps.append("claims by address count only for sockets where translators live")
-    else:
+    elif not found.steps:
         found.steps.append("no claim in ft_port and none in ft_addr")
         found.refuse("no_claim")
     return _live_sockets(found, packed, port, config, around)

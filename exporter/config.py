@@ -119,6 +119,8 @@ class Identity:
     docker: "auto" is /run/docker.sock, whenever that is there; "off"; or the path of the API's socket.
     podman: "auto" is /var/lib/containers/storage; "off"; or the path of another storage.
     app_labels: a tenant's labels that may set `app`, the first that is there; none unless named here.
+    kubernetes: "auto" is the pod's own ServiceAccount, where flowtag runs in a pod; "off"; or the path of a
+    kubeconfig. kubernetes_node: this node's name; empty is NODE_NAME, else the host's name.
     """
 
     order: tuple[str, ...] = ("certificate", "static", "hostname")
@@ -127,6 +129,8 @@ class Identity:
     docker: str = "auto"
     podman: str = "auto"
     app_labels: tuple[str, ...] = ()
+    kubernetes: str = "auto"
+    kubernetes_node: str = ""
     certificate: Certificate = field(default_factory=Certificate)
     document: Document = field(default_factory=Document)
     static: Static = field(default_factory=Static)
@@ -142,12 +146,12 @@ class Identity:
             raise FlowtagError(f"identity.stale_seconds is {self.stale_seconds}", "use 0 to 2592000")
         if not 1 <= self.poll_seconds <= 3600:
             raise FlowtagError(f"identity.poll_seconds is {self.poll_seconds}", "use 1 to 3600")
-        for key in ("docker", "podman"):
+        for key in ("docker", "podman", "kubernetes"):
             value = getattr(self, key)
             if value not in ("auto", "off") and not (value.startswith("/") and value.isprintable()):
                 raise FlowtagError(f"identity.{key} is {value!r}", 'use "auto", "off" or an absolute path')
         if "" in self.app_labels:
-            raise FlowtagError("identity.app_labels has an empty key")
+            raise FlowtagError("identity.app_labels has an empty key", "use keys of labels")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from types import TracebackType
 import structlog
 
 from exporter.config import Identity
-from identity import docker, podman
+from identity import docker, kubernetes, podman
 from identity.names import Names, Source
 from identity.workload import KIND_POD, Workload
 
@@ -24,6 +24,10 @@ RENAMING = ("docker", "podman")
 def open_sources(config: Identity) -> list[Source]:
     """Every source that the configuration asks for, the most telling first; each keeps itself up to date."""
     sources: list[Source] = []
+    # Before Docker, which may run Kubernetes' containers, and calls them k8s_CONTAINER_POD_...
+    pods = kubernetes.open_source(config.kubernetes, config.kubernetes_node)
+    if pods is not None:
+        sources.append(pods)
     if config.docker != "off":
         sources.append(docker.Docker(docker.SOCKET if config.docker == "auto" else config.docker))
     if config.podman != "off":

@@ -15,6 +15,7 @@ import structlog
 from bpf.error import FlowtagError
 from bpf.syscall import Map
 from exporter import counters
+from exporter.addresses import Addresses
 from exporter.config import Config
 from exporter.containers import HOOK_NS, Walk
 from exporter.orphans import Orphans
@@ -36,6 +37,7 @@ class Reconciler:
         self._run = config.host.run_directory
         self._pending = os.path.join(self._run, "pending")
         self._orphans = Orphans(config)
+        self._addresses = Addresses(config)
         self._marked = -1
         self._next_walk = 0.0
         self._pending_changed = 0
@@ -43,11 +45,12 @@ class Reconciler:
         self._log = structlog.get_logger()
 
     def tick(self) -> None:
-        """Replay what is pending, end the dead, look for containers."""
+        """Replay what is pending, end the dead, look for containers and for what addresses they have."""
         self._replay()
         self._close_gap()
         self._orphans.tick()
         self._walk()
+        self._addresses.tick()
 
     def _walk(self) -> None:
         """Look for containers if cgroups were made, were left to the hook, or did not fit."""

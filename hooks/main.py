@@ -3,11 +3,15 @@
 
 import sys
 from posix import _exit
+from time import monotonic_ns, process_time_ns
 
+began = monotonic_ns() - process_time_ns()
+code = 1
 try:
     sys.path.append(__file__.rsplit("/", 2)[0])
     from hooks.oci_hook import main
 
-    main(sys.argv[1:])
+    main(sys.argv[1:], began)
+    code = 0
 finally:
-    _exit(0)  # no destructors: the engine waits
+    _exit(code)  # no destructors: the engine waits

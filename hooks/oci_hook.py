@@ -4,7 +4,8 @@
 Called as `main.py RUNTIME_PID createRuntime|prestart|poststop [RUN_DIRECTORY]`, the state on
 standard input. No module here may be slow to import (tests/unit/test_hook_imports.py holds the list),
 and nothing waits for a daemon. What cannot be written goes to pending/, which the exporter replays;
-what poststop cannot end stays in its file with its end, for the exporter as well.
+what poststop cannot end stays in its file with its end, for the exporter as well. Each run that gets to its
+end leaves a line with its outcome in RUN_DIRECTORY/hook-runs; of the others the stub leaves one.
 """
 
 from __future__ import annotations
@@ -15,44 +16,53 @@ import time
 
 from bpf import abi
 from bpf.error import FlowtagError
-from hooks import place
+from hooks import place, run_line
 from identity import incarnation, lifetime, oci, strict_json
 from identity.incarnation import Incarnation
 from identity.workload import KIND_CONTAINER, new_id
 
-RUN_DIRECTORY = "/run/flowtag"
+RUN_DIRECTORY = run_line.RUN_DIRECTORY
+EVENTS = ("createRuntime", "prestart", "poststop")
 STATE_LIMIT = 1 << 20
 CONFIG_LIMIT = 4 << 20
 SETTINGS_LIMIT = 1 << 16
 
 
-def main(arguments: list[str]) -> None:
-    """One hook invocation. Whatever it raises ends with the process, see main.py and the stub."""
+def main(arguments: list[str], began: int) -> None:
+    """One hook invocation, begun at `began` (ns, monotonic). Whatever it raises ends with the process, see
+    main.py and the stub.
+    """
     runtime_pid, event, *rest = arguments
     run = rest[0] if rest else RUN_DIRECTORY
+    if event not in EVENTS:
+        return
+    run_line.append(run, event, handle(runtime_pid, event, run), began)
+
+
+def handle(runtime_pid: str, event: str, run: str) -> str:
+    """Do what the event asks for; the outcome, in a word that hooks/runs.py explains."""
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     state = strict_json.decode(read(0, STATE_LIMIT), STATE_LIMIT)
     bundle, container_id = oci.text(state, "bundle"), oci.text(state, "id")
     if not isinstance(state, dict) or not bundle.startswith("/") or not container_id:
-        return  # names no container
+        return "ignored"  # names no container
     settings = read_settings(f"{run}/hook")
     name = incarnation.file_name(bundle, container_id)
     if event == "poststop":
-        stop(name, run, settings, now)
-    elif event in ("createRuntime", "prestart"):
-        pid = state.get("pid")
-        if type(pid) is not int or pid <= 0:
-            return  # nothing to find cgroup and namespace by
-        config = read_config(bundle) if "annotations" not in state else None
-        workload = oci.from_oci(state, config)
-        if workload.pod and workload.kind == KIND_CONTAINER and place.sandboxed(runtime_pid):
-            return  # only the pod has processes on the host
-        workload.id, workload.start = new_id(), now
-        new = Incarnation(workload, pid=pid)
-        wanted = oci.annotations_of(state, config).get(oci.TRANSLATED, "")
-        if wanted:
-            translate(new, wanted, settings)
-        start(new, name, run, settings, runtime_pid)
+        return stop(name, run, settings, now)
+    pid = state.get("pid")
+    if type(pid) is not int or pid <= 0:
+        return "ignored"  # nothing to find cgroup and namespace by
+    config = read_config(bundle) if oci.needs_config(state) else None
+    workload = oci.from_oci(state, config)
+    if workload.pod and workload.kind == KIND_CONTAINER and place.sandboxed(runtime_pid):
+        return "ignored"  # only the pod has processes on the host
+    workload.id, workload.start = new_id(), now
+    new = Incarnation(workload, pid=pid)
+    wanted = oci.annotations_of(state, config).get(oci.TRANSLATED, "")
+    if wanted:
+        translate(new, wanted, settings)
+    return start(new, name, run, settings, runtime_pid)
 
 
 def translate(new: Incarnation, wanted: str, settings: dict[str, str]) -> None:
@@ -66,13 +76,13 @@ def translate(new: Incarnation, wanted: str, settings: dict[str, str]) -> None:
         new.refused = str(error)
 
 
-def start(new: Incarnation, name: str, run: str, settings: dict[str, str], runtime_pid: str) -> None:
+def start(new: Incarnation, name: str, run: str, settings: dict[str, str], runtime_pid: str) -> str:
     """Claim what is the container's, and remember it.
 
     The file comes before the claims: if this process is killed in between, the exporter goes on from there.
     """
     live, pending = f"{run}/live/{name}", f"{run}/pending/{name}"
-    written = live
+    written, outcome = live, "claimed"
     try:
         place.find(new, settings, runtime_pid)
         with lifetime.Maps(pins(settings)) as maps:
@@ -83,36 +93,52 @@ def start(new: Incarnation, name: str, run: str, settings: dict[str, str], runti
         incarnation.remove(pending)
     except (OSError, ValueError, FlowtagError) as error:
         new.reason, written = str(error), pending
-        leave(new, pending, run, settings)
+        outcome = "pending" if leave(new, pending, run, settings) else "lost"
     if not new.process_lives():
         # Died meanwhile, so a claim above may have replaced the kernel's tombstone.
         lifetime.settle(new, written, run, pins(settings), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    return outcome
 
 
-def leave(new: Incarnation, pending: str, run: str, settings: dict[str, str]) -> None:
-    """Leave the identity to the exporter; on the host's network, see that its flows are not the host's."""
+def leave(new: Incarnation, pending: str, run: str, settings: dict[str, str]) -> bool:
+    """Leave the identity to the exporter; on the host's network, see that its flows are not the host's.
+
+    False if the exporter will find nothing.
+    """
     from identity import gap  # few hooks fail
 
-    try:  # noqa: SIM105 - contextlib is not for the hook's path
+    try:
         incarnation.write(pending, new)
+        left = True
     except OSError:
-        pass  # what was written before the claims may still be there
+        left = left_before(new, pending)
     if new.netns:
-        return
-    left = lifetime.remembered(pending)
-    by = gap.LOST if left is None or left.workload.id != new.workload.id else new.workload.id
-    try:  # noqa: SIM105 - as above
+        return left
+    try:
+        by = new.workload.id if left else gap.LOST
         gap.open_gap(pins(settings), new.workload.start, by, f"{run}/lock")
     except (OSError, FlowtagError):
         pass  # no maps of ours: nobody says whose a flow is
+    return left
 
 
-def stop(name: str, run: str, settings: dict[str, str], now: int) -> None:
+def left_before(new: Incarnation, pending: str) -> bool:
+    """Whether what was written before the claims is still there."""
+    try:
+        old = lifetime.remembered(pending)
+    except OSError:
+        return False
+    return old is not None and old.workload.id == new.workload.id
+
+
+def stop(name: str, run: str, settings: dict[str, str], now: int) -> str:
     """End what the remembered incarnation claimed, unless that one still lives; twice is once."""
+    outcome = "nothing"
     for path in (f"{run}/live/{name}", f"{run}/pending/{name}"):
         old = lifetime.remembered(path)
         if old is not None and not old.lives():  # lives: a late poststop of an earlier incarnation
-            lifetime.settle(old, path, run, pins(settings), now)
+            outcome = "ended" if lifetime.settle(old, path, run, pins(settings), now) else "pending"
+    return outcome
 
 
 def pins(settings: dict[str, str]) -> str:

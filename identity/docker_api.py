@@ -20,7 +20,7 @@ from identity import strict_json
 
 SECONDS = 10.0
 """How long an answer may take as a whole, and one read of it."""
-LIST_LIMIT = 8 << 20  # 4,000 containers of 2 KiB; decoded it is several times that
+LIST_LIMIT = 4 << 20  # 2,000 containers of 2 KiB; decoded it takes four times that
 ONE_LIMIT = 2 << 20
 CHUNK = 1 << 16
 OLDEST = "1.24"

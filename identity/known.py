@@ -10,15 +10,19 @@ from itertools import chain
 from identity.names import Names
 
 MOST = 4096
-ROOM = 8 << 20
-"""Bytes of UTF-8 in all names and labels together."""
+ROOM = 16 << 20
+"""Bytes of all names and labels together, about as Python keeps them."""
+TEXT = 100
+"""Bytes that a text costs beside its UTF-8: its header, its share of a dictionary."""
 KEEP_SECONDS = 600.0
 """How long the names of a container outlive it: its last flows may close after it."""
 
 
 def _bytes(names: Names) -> int:
     own = (names.container, names.pod, names.namespace, names.app, names.image)
-    return sum(len(text.encode()) for texts in (own, names.labels, names.labels.values()) for text in texts)
+    return sum(
+        TEXT + len(text.encode()) for texts in (own, names.labels, names.labels.values()) for text in texts
+    )
 
 
 class Known:
@@ -51,7 +55,7 @@ class Known:
 
     @property
     def size(self) -> int:
-        """Bytes of UTF-8 that are kept."""
+        """Bytes that are kept, about."""
         return self._size
 
     def put(self, container_id: str, names: Names, ended: bool = False) -> None:

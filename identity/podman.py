@@ -26,7 +26,7 @@ RUNTIMES = ("podman", "")
 # Containers that are to be removed at their end (--rm) have a list of their own since 4.4.
 LISTS = ("containers.json", "volatile-containers.json")
 DATABASES = ("db.sql", "libpod/db.sql")
-LIST_LIMIT = 8 << 20
+LIST_LIMIT = 4 << 20
 SECONDS = 1.0
 ABSENT_SECONDS = 10.0
 TRIES = 10

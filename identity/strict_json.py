@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from _json import encode_basestring_ascii, make_scanner
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _SPACE = " \t\n\r"
 
 
@@ -30,13 +34,13 @@ class _Context:
 _scan = make_scanner(_Context())  # type: ignore[arg-type]  # typeshed wants a JSONDecoder, 10 ms to import
 
 
-def decode(data: bytes, limit: int) -> object:
+def decode(data: bytes, limit: int, scan: Callable[[str, int], tuple[object, int]] = _scan) -> object:
     """The value of one JSON document in UTF-8, at most `limit` bytes; ValueError for all else."""
     if len(data) > limit:
         raise ValueError(f"JSON of more than {limit} bytes")
     text = data.decode("utf-8").strip(_SPACE)  # UnicodeDecodeError is a ValueError
     try:
-        value, end = _scan(text, 0)
+        value, end = scan(text, 0)
     except StopIteration as stop:
         raise ValueError(f"not JSON at character {stop.value}") from None
     except RecursionError:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import itertools
 import os
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bpf import build
+from hooks import edit, installed
 
 NO_SKIP = os.environ.get("FLOWTAG_TEST_NO_SKIP") == "1"
 _serial = itertools.count()
@@ -70,3 +72,19 @@ def pin_directory(kernel: None) -> Iterator[Path]:
 def run_directory(tmp_path: Path) -> Path:
     """A name for a private /run/flowtag; not made."""
     return tmp_path / "run"
+
+
+@pytest.fixture(autouse=True)
+def leave_the_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may register on the machine that it runs on: one that tries fails instead."""
+
+    def guarded(real: Callable[..., Any], path_of: Callable[[Any], str]) -> Callable[..., Any]:
+        def call(first: Any, *arguments: Any, **options: Any) -> Any:
+            path = path_of(first)
+            assert not path.startswith(("/etc/", "/usr/", "/var/")), f"a test would change {path}"
+            return real(first, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(edit, "apply", guarded(edit.apply, lambda change: str(change.path)))
+    monkeypatch.setattr(installed, "install", guarded(installed.install, str))

@@ -11,11 +11,13 @@
         containerd.cri.runtime("StopContainer", container_id=pod.containers["app"], timeout=1)
         containerd.restart()                       # its containers go on
         containerd.stop(); containerd.config.write_text(...); containerd.start()
+        containerd.configure(runc_options='BinaryName = "/x"\n')     # made anew, and a restart
         containerd.directory, containerd.config, containerd.socket, containerd.bridge
         containerd.ctr("namespaces", "list")       # the command line client
 
-The configuration has version 2 (3 with containerd 2.x); `cri` is more TOML for the CRI runtime's section and
-`runc_options` for runc's options, for instance BinaryName. Everything lies below a folder of its own in
+The configuration has version 2 (3 with containerd 2.x). More TOML: `cri` for the CRI runtime's section,
+`runtime_options` for runc's (base_runtime_spec, pod_annotations), `runc_options` for the options in it
+(BinaryName), `plugins` for other sections. Everything lies below a folder of its own in
 /tmp; cgroups below /flowtag-test-...; a pod's network is a port of `bridge`. At the end pods are removed
 and the daemon ends.
 """
@@ -97,9 +99,7 @@ class Containerd:
         *,
         binaries: Path = Path("/usr/bin"),
         view: View | None = None,
-        cri: str = "",
-        runc_options: str = "",
-        plugins: str = "",
+        **more: str,
     ) -> None:
         self.view = view or View()
         self._binaries = binaries
@@ -118,7 +118,7 @@ class Containerd:
             self.directory / "containerd.log",
         )
         self.cri: Cri
-        self.config.write_text(self._config(cri, runc_options, plugins), encoding="utf-8")
+        self.config.write_text(self._config(**more), encoding="utf-8")
 
     def version(self) -> tuple[int, int]:
         done = subprocess.run(
@@ -130,7 +130,9 @@ class Containerd:
         major, minor, *_ = done.stdout.split()[2].split(".")
         return int(major), int(minor)
 
-    def _config(self, cri: str, runc_options: str, plugins: str) -> str:
+    def _config(
+        self, cri: str = "", runc_options: str = "", runtime_options: str = "", plugins: str = ""
+    ) -> str:
         """A whole configuration; CRI's sections have other names from 2.0 on."""
         here = self.directory
         newer = self.version() >= (2, 0)
@@ -162,7 +164,8 @@ class Containerd:
             + pause
             + f"[plugins.{runtime}.containerd.runtimes.runc]\n"
             'runtime_type = "io.containerd.runc.v2"\n'
-            f"[plugins.{runtime}.containerd.runtimes.runc.options]\n"
+            + runtime_options
+            + f"[plugins.{runtime}.containerd.runtimes.runc.options]\n"
             f'Root = "{here}/runc"\n' + runc_options
         )
 
@@ -188,6 +191,11 @@ class Containerd:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def configure(self, **more: str) -> None:
+        """Write the configuration anew, with this TOML in it, and restart."""
+        self.config.write_text(self._config(**more), encoding="utf-8")
+        self.restart()
 
     def start(self) -> None:
         """Start the daemon; returns when CRI says that runtime and network are ready."""

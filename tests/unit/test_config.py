@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpf.error import FlowtagError
-from exporter.config import Config, Exporter, Host, dump, load
+from exporter.config import Config, Exporter, Host, Identity, dump, load
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=40)
 
@@ -39,10 +39,12 @@ def test_keys_are_taken(tmp_path: Path) -> None:
     text = (
         '[host]\nrun_directory = "/x"\nactivators = ["a", "b"]\nhost_network_containers = false\n'
         "[exporter]\nring_bytes = 8192\n"
+        '[identity]\ndocker = "off"\npodman = "/srv/storage"\napp_labels = ["app"]\n'
     )
     assert load(write(tmp_path, text)) == Config(
         Host(run_directory="/x", activators=("a", "b"), host_network_containers=False),
         Exporter(ring_bytes=8192),
+        identity=Identity("off", "/srv/storage", ("app",)),
     )
 
 
@@ -53,6 +55,7 @@ def test_keys_are_taken(tmp_path: Path) -> None:
         ("ring_bytes = 4096\n", "ring_bytes"),
         ("[exporter]\nringbytes = 4096\n", "exporter.ringbytes"),
         ("[host.exporter]\n", "host.exporter"),
+        ("[identity]\nkubeconfig = '/x'\n", "identity.kubeconfig"),
     ],
 )
 def test_unknown_key_is_named_with_its_path(tmp_path: Path, text: str, key: str) -> None:
@@ -94,6 +97,10 @@ def test_wrong_type_is_named_with_its_path(tmp_path: Path, text: str, message: s
         (f'[host]\nengine_roots = ["{"a" * 32}"]\n', "host.engine_roots"),
         (f'[host]\nactivators = ["{"a" * 16}"]\n', "host.activators"),
         ('[host]\nactivators = [""]\n', "host.activators"),
+        ('[identity]\ndocker = "on"\n', "identity.docker"),
+        ('[identity]\ndocker = "unix:///run/docker.sock"\n', "identity.docker"),
+        ('[identity]\npodman = "/a\\nb"\n', "identity.podman"),
+        ('[identity]\napp_labels = ["app", ""]\n', "identity.app_labels"),
     ],
 )
 def test_bad_value_is_named_with_a_hint(tmp_path: Path, text: str, key: str) -> None:

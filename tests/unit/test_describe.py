@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from exporter.config import Identity
-from exporter.describe import Describer
+from exporter.describe import Describer, open_sources
 from identity.names import Names, Source
 from identity.workload import KIND_CONTAINER, KIND_POD, Workload
 
@@ -110,3 +112,13 @@ def test_sources_are_closed() -> None:
 
 def test_no_source_where_all_are_off() -> None:
     assert Describer(Identity(docker="off", podman="off"))._sources == []
+
+
+def test_kubernetes_is_asked_before_docker_which_calls_its_containers_otherwise(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "none")
+    sources = open_sources(
+        Identity(docker=nowhere, podman="off", kubernetes=nowhere, kubernetes_node="node-1")
+    )
+    for source in sources:
+        source.close()
+    assert [source.name for source in sources] == ["kubernetes", "docker"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The modules that the hook imports, all of them: each costs every container's start some time."""
+"""The modules that hook and injection import, all of them: each costs every container's start some time."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ OWN = {
     "hooks",
     "hooks.oci_hook",
     "hooks.place",
+    "hooks.run_line",
     "identity",
     "identity.cgroup",
     "identity.claim",
@@ -55,7 +56,7 @@ import sys
 before = set(sys.modules)
 sys.path.append(sys.argv[1])
 from hooks.oci_hook import main
-main(sys.argv[2:])
+main(sys.argv[2:], 0)
 print(*sorted(set(sys.modules) - before))
 """
 
@@ -85,6 +86,26 @@ def test_imports_of_poststop(tmp_path: Path) -> None:
     assert imported("poststop", tmp_path / "run") == OWN | STANDARD
 
 
-def test_entry_imports_nothing_but_the_hook() -> None:
+def test_entries_import_nothing_but_the_hook() -> None:
     # A script has no .pyc: what stands in it is compiled at every container's start.
-    assert (ROOT / "hooks" / "main.py").stat().st_size < 600
+    for name in ("main.py", "inject.py"):
+        assert (ROOT / "hooks" / name).stat().st_size < 600
+
+
+def test_imports_of_inject(tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to(tmp_path)
+    (tmp_path / "config.json").write_text("{}", encoding="ascii")
+    probe = PROBE.replace("hooks.oci_hook", "hooks.bundle")
+    done = subprocess.run(
+        [PYTHON, "-I", "-S", "-c", probe, ROOT, tmp_path, tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(done.stdout.split()) == {
+        *("hooks", "hooks.bundle", "hooks.exact_json", "hooks.run_line", "identity", "identity.strict_json"),
+        *("__future__", "_collections_abc", "_json", "_stat"),
+        *("genericpath", "os", "os.path", "posixpath", "stat"),
+    }
+    assert b"createRuntime" in (tmp_path / "config.json").read_bytes()
+    assert (tmp_path / "hook-runs").read_text(encoding="ascii").startswith("inject added ")
