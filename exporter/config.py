@@ -123,14 +123,14 @@ class Identity:
     kubeconfig. kubernetes_node: this node's name; empty is NODE_NAME, else the host's name.
     """
 
-    order: tuple[str, ...] = ("certificate", "static", "hostname")
-    stale_seconds: int = 3600
-    poll_seconds: int = 10
     docker: str = "auto"
     podman: str = "auto"
     app_labels: tuple[str, ...] = ()
     kubernetes: str = "auto"
     kubernetes_node: str = ""
+    order: tuple[str, ...] = ("certificate", "static", "hostname")
+    stale_seconds: int = 3600
+    poll_seconds: int = 10
     certificate: Certificate = field(default_factory=Certificate)
     document: Document = field(default_factory=Document)
     static: Static = field(default_factory=Static)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,6 +94,22 @@ def test_chain_cut_while_it_is_written_is_refused() -> None:
         with pytest.raises(Refused) as caught:
             certificate.identity(Certificate(), whole[:size], None, made.trust_pem, NOW)
         assert caught.value.reason in ("malformed", "untrusted")
+
+
+def test_signature_with_unused_bits_is_refused() -> None:
+    """The library takes it, OpenSSL does not: the same certificate must not have two encodings."""
+    refused = 0
+    for _ in range(8):
+        made = good().make()
+        for index in range(len(made.chain)):
+            size = len(x509.load_der_x509_certificate(made.chain[index]).signature)
+            for unused in range(1, 8):
+                der = bytearray(made.chain[index])
+                der[-size - 1] = unused
+                chain = [*made.chain]
+                chain[index] = bytes(der)
+                refused += reason(Made(chain, made.trust)) == "untrusted"  # else no bits are free
+    assert refused
 
 
 def test_refusal_says_which_fields_there_are() -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/ec2.md").read_text(encoding="utf-8")
 KEYS = PAGE.partition("## Every key")[2]
 # Those are docs/identity.md's.
-OTHERS = {"docker", "podman", "app_labels"}
+OTHERS = {"docker", "podman", "app_labels", "kubernetes", "kubernetes_node"}
 
 
 def test_every_key_has_its_row() -> None:
