@@ -23,6 +23,7 @@ from tests.rig.bundle import HOST
 from tests.rig.container import Runc
 from tests.rig.exporter import Exporter, Record, flowtag
 from tests.rig.host_certificate import HostCertificate
+from tests.rig.imds import FIELDS, RSA2048, MetadataService, Region, document
 from tests.truth.tap import _boottimes
 
 CLIENT = """
@@ -205,6 +206,24 @@ def test_flows_before_the_certificate_are_the_hosts_unverified(
         assert before["identity_source"] == "hostname"
         place.certificate.issue("late-1")
         place.await_name("late-1")
+
+
+def test_document_names_the_host_until_its_certificate_comes(
+    tmp_path: Path, pin_directory: Path, runc: Runc
+) -> None:
+    with MetadataService({RSA2048: Region(tmp_path, days=10_000).sign(document())}) as service:
+        tables = (
+            '[identity]\norder = ["certificate", "document", "hostname"]\n'
+            f'[identity.document]\nendpoint = "{service.url}"\ncertificates = "{tmp_path}"\n'
+        )
+        with running(tmp_path, pin_directory, runc, certificate="", tables=tables) as place:
+            record = place.await_name(FIELDS["instanceId"])
+            assert (record["identity_source"], record["identity_state"]) == ("document", "verified")
+            assert record["labels"]["flowtag.io/account"] == FIELDS["accountId"]
+            place.certificate.issue("web-1")
+            assert place.await_name("web-1")["identity_source"] == "certificate"
+            assert len([one for one in incarnations(place.exporter).values() if not one.end]) == 1
+    assert service.requests == [("PUT", "/latest/api/token"), ("GET", f"/latest/{RSA2048}")]
 
 
 def test_bad_certificate_keeps_the_last_good_identity(

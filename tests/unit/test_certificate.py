@@ -23,6 +23,7 @@ from tests.rig import chains
 from tests.rig.chains import NOW, URI, Made, good
 
 DAY = 86_400
+FUZZ = int(os.environ.get("FLOWTAG_FUZZ", "1"))  # docs/ec2.md
 
 
 def private(key: Any) -> bytes:
@@ -205,7 +206,7 @@ def test_settings_are_checked(wrong: dict[str, Any]) -> None:
 PEM = good(2).make()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 * FUZZ, deadline=None)
 @given(st.binary(max_size=400))
 def test_bytes_are_refused_and_never_crash(data: bytes) -> None:
     with pytest.raises(Refused) as caught:
@@ -213,7 +214,7 @@ def test_bytes_are_refused_and_never_crash(data: bytes) -> None:
     assert caught.value.reason in REASONS
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600 * FUZZ, deadline=None)
 @given(st.data())
 def test_mutated_certificates_never_crash_and_are_never_verified(data: st.DataObject) -> None:
     """One to four bytes of the leaf or a link are other ones: nothing of it is what was signed."""

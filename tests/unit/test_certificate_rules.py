@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from bpf.error import FlowtagError
@@ -93,6 +93,8 @@ def test_harmless_patterns_are_taken(match: str) -> None:
 
 @given(st.text("ab(|)*+?[]^\\.{1,}", max_size=14))
 def test_patterns_that_are_taken_are_quick(match: str) -> None:
+    """With a few repeats: several in a row, as in a*a*a*a*, are polynomial, and docs/ec2.md says so."""
+    assume(sum(map(match.count, "*+{")) <= 3)
     try:
         rule = Rule("cn", match, "x")
     except FlowtagError:

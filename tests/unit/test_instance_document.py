@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from identity.signed_message import NotSigned
 from tests.rig.chains import NOW
 from tests.rig.imds import FIELDS, Region, document, signing_key
 
+FUZZ = int(os.environ.get("FLOWTAG_FUZZ", "1"))  # docs/ec2.md
 NO_ATTRIBUTES = pkcs7.PKCS7Options.NoAttributes
 NO_CERTS = pkcs7.PKCS7Options.NoCerts
 
@@ -164,7 +166,7 @@ def region(tmp_path_factory: pytest.TempPathFactory) -> Region:
     return Region(tmp_path_factory.mktemp("region"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * FUZZ, deadline=None)
 @given(data=st.binary(max_size=300))
 def test_bytes_are_refused_and_never_crash(region: Region, data: bytes) -> None:
     for answer in (data, base64.b64encode(data)):
@@ -174,7 +176,7 @@ def test_bytes_are_refused_and_never_crash(region: Region, data: bytes) -> None:
         assert ber.parse(data).raw == data
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500 * FUZZ, deadline=None)
 @given(data=st.data())
 def test_mutated_messages_never_crash_and_say_nothing_new(region: Region, data: st.DataObject) -> None:
     """What is accepted in spite of a change is in what nobody signs: the document is the same."""
