@@ -108,7 +108,7 @@ def load(workload_map: Map, run_directory: str) -> Incarnation | None:
         return None
     slot = Workload.unpack(value)
     kept = _read(run_directory)
-    if kept is not None and kept.id == slot.id and kept.identity.workload == slot.host:
+    if kept is not None and kept.id == slot.id and kept.workload().host == slot.host:
         return replace(kept, start=slot.start)
     source, state = abi.SOURCES[slot.source], abi.STATES[slot.state]
     stale = state == STALE

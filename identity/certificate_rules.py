@@ -22,6 +22,7 @@ from dataclasses import field as _default
 
 from bpf.error import FlowtagError
 from identity.instance import NO_RULE, Refused, check_labels
+from identity.workload import fit
 
 FIELDS = ("uri", "dns", "cn", "o", "ou")
 VALUE_MAX = 256
@@ -106,7 +107,10 @@ def _named(rule: Rule, groups: Mapping[str, str]) -> Named:
     def fill(text: str) -> str:
         return _PLACE.sub(lambda place: groups[place[1]], text)[: 4 * VALUE_MAX]
 
-    return Named(fill(rule.workload), fill(rule.app), {key: fill(text) for key, text in rule.labels.items()})
+    named = Named(fill(rule.workload), fill(rule.app), {key: fill(text) for key, text in rule.labels.items()})
+    if not fit(named.workload, VALUE_MAX).strip():
+        raise Refused(NO_RULE, f"the rule for {rule.field} makes no name of {groups['value']!r}")
+    return named
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

@@ -54,6 +54,13 @@ def test_without_rules_the_spiffe_id_goes_before_the_name() -> None:
     assert apply((), {"dns": ["web.example.org"], "uri": ["https://x"]}).workload == "web.example.org"
 
 
+@pytest.mark.parametrize("value", ["b", "a b", "a\n\tb"])
+def test_name_of_nothing_is_refused(value: str) -> None:
+    """A group that took no part, or what is no text."""
+    with pytest.raises(Refused, match="makes no name of"):
+        apply((Rule("cn", "(?:a(?P<name>\\s+))?b", "{name}"),), {"cn": [value]})
+
+
 def test_braces_in_a_value_stand_for_themselves() -> None:
     assert apply((Rule("cn", ".+", "{value}", "{value}"),), {"cn": ["{app}"]}).app == "{app}"
 

@@ -99,6 +99,13 @@ def test_incarnation_is_found_again(entries: Map, tmp_path: Path) -> None:
     assert (abi.SOURCES[stored.source], abi.STATES[stored.state]) == ("certificate", "stale")
 
 
+@pytest.mark.parametrize("name", ["a\x01b", "x" * 300, "\u00fc" * 200])
+def test_name_that_the_map_has_no_room_for_is_found_again(entries: Map, tmp_path: Path, name: str) -> None:
+    current = incarnation(Identity("certificate", "verified", name, key="f1"))
+    host.store(current, entries, str(tmp_path))
+    assert host.load(entries, str(tmp_path)) == current
+
+
 @pytest.mark.parametrize(
     "content", [None, "", "{}", "[]", '{"id": 1}', '{"id": 4, "start": 1, "identity": {}}']
 )
