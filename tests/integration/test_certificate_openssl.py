@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """No chain is verified that `openssl verify -purpose sslclient` refuses: 1,000 chains, good and bad.
 
-More: `.venv/bin/python -m tests.rig.chains --count 20000 --first 1000`.
+More: `.venv/bin/python -m tests.rig.chain_verdicts --count 20000 --first 1000`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tests.rig.chains import FAULTS, Plan, chain, compare, good, openssl, ours
+from tests.rig.chain_faults import FAULTS, chain
+from tests.rig.chain_verdicts import compare, openssl, ours
+from tests.rig.chains import Plan, good
 
 COUNT = 1000
 

@@ -20,7 +20,8 @@ from identity.certificate import Certificate
 from identity.certificate_rules import Rule
 from identity.instance import REASONS, Identity, Refused
 from tests.rig import chains
-from tests.rig.chains import NOW, URI, Made, good
+from tests.rig.chain_faults import URI
+from tests.rig.chains import NOW, Made, good
 
 DAY = 86_400
 FUZZ = int(os.environ.get("FLOWTAG_FUZZ", "1"))  # docs/ec2.md
