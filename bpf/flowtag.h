@@ -33,7 +33,7 @@ enum ft_owner_flag {
 				    in ft_cgroup: such a container shares this cgroup and the host's network */
 	FT_OWNER_RECONCILED = 4, /* written by the exporter, not by the hook */
 	FT_OWNER_ONCE = 8,	 /* in ft_port: for the next connect only, which consumes it */
-	FT_OWNER_ADDRESS = 16,	 /* in ft_addr: who has an address, for people; attributes nothing */
+	FT_OWNER_ADDRESS = 16, /* in ft_addr: who has an address, for people; attributes nothing */
 };
 
 enum ft_netns_kind {
@@ -285,7 +285,8 @@ struct ft_state {
 	__u64 gaps;	   /* cgroups that ft_cgroup had no room for; the kernel counts */
 	__u64 gaps_closed; /* gaps at the last whole walk; the exporter writes. Not equal: degraded */
 	__u64 open_flows; /* what flowtag_open counted: flows that have not closed */
-	struct ft_host host[FT_HOST_MAX]; /* the last ones; the exporter writes */
+	struct ft_host
+		host[FT_HOST_MAX]; /* the last ones, one of them being written; by the exporter */
 };
 
 _Static_assert(sizeof(struct ft_owner) == 32, "ft_owner");
