@@ -16,6 +16,7 @@ from bpf import syscall
 from hooks import installed
 from identity.incarnation import Incarnation
 from identity.workload import KIND_CONTAINER, KIND_POD
+from tests.engines.registered import Registered
 from tests.engines.site import Site
 from tests.rig.container import Runc, cgroup_mounts
 from tests.rig.containerd import IMAGE, Containerd, Pod
@@ -231,3 +232,94 @@ def one_container(site: Site, runtime: Runc, **bundle: str) -> None:
     owned(record, "alone")
     container.delete()
     site.await_end(one)
+
+
+def life_of_containers(
+    site: Site, engine: Docker | Podman, registered: Registered, restart: Callable[[], None] | None
+) -> None:
+    """Register, run, restart the engine, unregister; who was there before or in between stops and starts."""
+    names = ("before", "web", "shop", "after")
+    puppets = {name: Puppet(engine.directory / "puppets", name) for name in names}
+    ids = {"before": engine.run("before", puppets["before"])}
+    # Nobody calls the hook yet: the exporter finds it by its cgroup.
+    site.await_reconciled(puppets["before"], engine.bridge.ipv4, ids["before"])
+
+    registered.register()
+    for name in ("web", "shop"):
+        ids[name] = engine.run(name, puppets[name])
+    puppets["web"].listen(PORT)
+    flow = site.flow(puppets["shop"], engine.address("web"), PORT)
+    owned(flow.client, ids["shop"])
+    owned(flow.server, ids["web"])
+    if restart:
+        restart()
+        flow = site.flow(puppets["shop"], engine.address("web"), PORT)
+        owned(flow.client, ids["shop"])
+        owned(flow.server, ids["web"])
+    assert registered.adapter.state(registered.options)[:3] == (True, True, "")
+
+    registered.unregister()
+    assert all(puppets[name].alive for name in ids)
+    ids["after"] = engine.run("after", puppets["after"])
+    site.await_reconciled(puppets["after"], engine.bridge.ipv4, ids["after"])
+    for name in ("before", "web", "shop"):
+        engine.command("stop", "--time", "5", name)
+        engine.command("start", name)
+        puppets[name].await_up()
+        site.await_owned(puppets[name], engine.bridge.ipv4, ids[name])
+    if restart:
+        restart()
+        assert all(puppet.alive for puppet in puppets.values())
+
+    engine.command("rm", "--force", *names)
+    registered.unregister()
+    assert not site.hook_directory.exists(), registered.said
+
+
+def life_of_pods(site: Site, engine: Containerd, registered: Registered) -> None:
+    """The same with pods, whose containers are made anew rather than started again."""
+    names = ("before", "web", "shop", "after")
+    puppets = {
+        name: {one: Puppet(engine.directory / "puppets", f"{name}-{one}") for one in ("app", "side")}
+        for name in names
+    }
+    pods = {"before": engine.run_pod("before", puppets["before"])}
+    own = pods["before"].containers
+    site.await_reconciled(puppets["before"]["side"], engine.bridge.ipv4, own["side"])
+
+    registered.register()
+    engine.restart()
+    assert registered.adapter.state(registered.options)[:3] == (True, True, "")
+    for name in ("web", "shop"):
+        pods[name] = engine.run_pod(name, puppets[name], namespace="shop")
+    puppets["web"]["side"].listen(PORT)
+
+    def flows() -> None:
+        flow = site.flow(puppets["shop"]["app"], pods["web"].address, PORT)
+        owned(flow.client, pods["shop"].containers["app"])
+        owned(flow.server, pods["web"].containers["side"])
+        assert (flow.client["workload"], flow.server["workload"]) == ("shop/shop/app", "shop/web/side")
+
+    flows()
+    engine.restart()
+    flows()
+
+    registered.unregister()
+    engine.restart()
+    flows()
+    pods["after"] = engine.run_pod("after", puppets["after"])
+    site.await_reconciled(puppets["after"]["app"], engine.bridge.ipv4, pods["after"].containers["app"])
+    for name in ("before", "web"):
+        puppet, old = puppets[name]["app"], pods[name].containers["app"]
+        engine.cri.runtime("StopContainer", container_id=old, timeout=5)
+        engine.cri.runtime("RemoveContainer", container_id=old)
+        new = pods[name].add("app", puppet)
+        puppet.await_up()
+        # A pod keeps the runtime that it was made with: the wrapper still goes between.
+        site.await_owned(puppet, engine.bridge.ipv4, new)
+
+    for pod in pods.values():
+        pod.stop()
+        pod.remove()
+    registered.unregister()
+    assert not site.hook_directory.exists(), registered.said

@@ -43,7 +43,7 @@ class Flow(NamedTuple):
 
 
 class Site:
-    """The exporter runs in the view that is given, on this machine's cgroups otherwise."""
+    """flowtag's side; the exporter runs in `view`."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Site:
         view: View | None = None,
         runtime: str = "/usr/sbin/runc",
     ) -> None:
+        """`runtime` is what the wrapper runs; empty: the hook directory is left to registration."""
         self.pins = pin_directory
         self.hook_directory = directory / "hook"
         self.exporter = Exporter(directory / "flowtag", pin_directory, engine_roots=engine_roots, view=view)
@@ -61,7 +62,8 @@ class Site:
 
     def __enter__(self) -> Site:
         self.exporter.start()
-        installed.install(str(self.hook_directory), str(ROOT), self._runtime, str(self.run))
+        if self._runtime:
+            installed.install(str(self.hook_directory), str(ROOT), self._runtime, str(self.run))
         return self
 
     def __exit__(
@@ -105,6 +107,24 @@ class Site:
             port: int = listener.getsockname()[1]
             local = client.connect(address, port, serve=lambda: _serve(listener))
         return self._both(local, port)
+
+    def await_owned(self, client: Puppet, address: str, container_id: str, source: str = "") -> Record:
+        """Let the puppet connect to this process until a flow is its container's, found by `source`.
+
+        Until then its flows are nobody's; AssertionError if one is anybody else's.
+        """
+        deadline = time.monotonic() + 10
+        while True:
+            record = self.to_host(client, address).client
+            if record["container_id"] == container_id and source in ("", record["identity_source"]):
+                return record
+            assert record["workload"] is None or record["container_id"] == container_id, record
+            assert time.monotonic() < deadline, record
+            time.sleep(0.2)
+
+    def await_reconciled(self, client: Puppet, address: str, container_id: str) -> Record:
+        """The same for a container that nobody called the hook for."""
+        return self.await_owned(client, address, container_id, "reconciled")
 
     def _both(self, local: int, port: int) -> Flow:
         def end(role: str, mine: int, other: int) -> Callable[[Record], bool]:

@@ -16,6 +16,7 @@ from bpf.error import FlowtagError
 from hooks import installed, register
 from hooks.register import choose
 from hooks.runtime import Options
+from hooks.runtimes import dockerd
 from tests.integration.registering import Host
 
 
@@ -112,6 +113,8 @@ def test_unregister_keeps_what_containers_need(host: Host) -> None:
     host.daemon_json.write_text('{\n\t"debug": true\n}', encoding="ascii")
     before = host.tree()
     assert host.registration().register("docker")
+    backup = host.daemon_json.with_name("daemon.json.flowtag-backup")
+    assert backup.read_bytes() == before["etc/docker/daemon.json"]
     directory = container(host, "web")
     assert host.registration().unregister("docker")
     assert json.loads(host.daemon_json.read_bytes()) == {
@@ -126,6 +129,23 @@ def test_unregister_keeps_what_containers_need(host: Host) -> None:
     assert host.registration().unregister("docker")
     assert host.said[-1] == f"removed {host.hook}"
     assert host.tree() == before
+
+
+def test_unregister_keeps_what_the_running_dockerd_needs(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has not read its file again: new containers would miss entry and wrapper."""
+    assert host.registration().register("docker")
+    wrapper = f"{host.hook}/flowtag-runc"
+    running = dockerd.Info("flowtag", {"flowtag": wrapper, "runc": "runc"}, "", "Debian", False)
+    monkeypatch.setattr(dockerd, "ask", lambda path: running)
+    assert host.registration().unregister("docker")
+    document = json.loads(host.daemon_json.read_bytes())
+    assert document == {"runtimes": {"flowtag": {"path": wrapper}}, "default-runtime": "runc"}
+    assert "docker uses it until `systemctl reload docker`" in host.said[-1]
+    assert os.access(wrapper, os.X_OK)
+    monkeypatch.setattr(dockerd, "ask", lambda path: running._replace(default_runtime="runc"))
+    assert host.registration().unregister("docker")
+    assert not host.daemon_json.exists()
+    assert not host.hook.exists()
 
 
 def test_unregister_one_engine_keeps_the_hook_for_the_other(
@@ -222,9 +242,7 @@ def test_command_refused_says_why_and_what_to_do(tmp_path: Path) -> None:
     ],
 )
 def test_command_used_wrongly(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        flowtag.main(arguments)
-    assert caught.value.code == 2
+    assert flowtag.main(arguments) == 2
     assert "usage:" in capsys.readouterr().err
 
 

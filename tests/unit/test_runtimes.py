@@ -250,6 +250,13 @@ def test_hooks_d_broken_json_never_counts(tmp_path: Path, text: str) -> None:
         hooks_d.validate(change, str(put(tmp_path, "temporary", text)))
 
 
+def test_hooks_d_unregister_begins_with_what_begins(tmp_path: Path) -> None:
+    for change in hooks_d.register(OPTIONS, str(tmp_path)):
+        Path(change.path).write_bytes(change.after or b"")
+    paths = [change.path for change in hooks_d.unregister(OPTIONS, [str(tmp_path)]).changes]
+    assert paths == [hooks_d.file_of(str(tmp_path), event) for event in ("createRuntime", "poststop")]
+
+
 def test_hooks_d_unregister_leaves_another_installation_alone(tmp_path: Path) -> None:
     for change in hooks_d.register(OPTIONS._replace(hook_directory="/other"), str(tmp_path)):
         Path(change.path).write_bytes(change.after or b"")
