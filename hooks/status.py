@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 
 from bpf import abi
 from bpf.error import FlowtagError
-from hooks import installed, oci_hook, references, runs, why
+from hooks import edit, installed, oci_hook, references, runs, why
 from hooks.bundles import Known
 from hooks.runtime import Options, Reference, Runtime, State
+from hooks.runtimes import hooks_d
 from hooks.self_test import self_test
 from hooks.status_problems import problems
 from identity import census, cgroup, gap
@@ -172,10 +173,15 @@ def _states(engines: Sequence[Engine]) -> dict[str, State]:
 
 
 def _since(engines: Sequence[Engine], hook: Hook) -> dict[str, float]:
-    """When each registration was last written, by the file that says so, else by the stub."""
+    """When each registration was written, by the file that says so, else by the stub.
+
+    Best by what nobody else writes: the backup of that moment, or our own file in a hooks.d.
+    """
     since = {}
     for one in engines:
-        paths = [one.state.detail, f"{hook.directory}/{installed.STUB}"]
+        file = one.state.detail
+        ours = hooks_d.file_of(file, "createRuntime")
+        paths = [f"{file}{edit.BACKUP}", ours, file, f"{hook.directory}/{installed.STUB}"]
         times = [os.lstat(path).st_ctime for path in paths if os.path.lexists(path)]
         if one.state.registered and times:
             since[_family(one.name)] = times[0]

@@ -11,7 +11,7 @@ from typing import Any
 from bpf import abi
 from hooks.runs import Event
 from hooks.status import Engine, Running, Status
-from identity import census
+from identity import census, cgroup_life
 
 MOST = 20
 """Containers, and references, that the page names; `--json` has all."""
@@ -177,7 +177,7 @@ def _running(one: Running) -> dict[str, Any]:
         "reason": one.reason,
         "cgroup": container.cgroup,
         "pid": container.pid,
-        "started": _time(census.wall(container.started)) if container.started else None,
+        "started": _time(cgroup_life.wall(container.started)) if container.started else None,
     }
 
 

@@ -10,7 +10,7 @@ from hooks.bundles import Known
 from hooks.runs import Runs
 from hooks.runtime import State
 from hooks.runtimes.containerd_tasks import TASKS
-from identity import census
+from identity import census, cgroup_life
 from identity.census import Container
 
 UNKNOWN = "unknown"
@@ -96,11 +96,15 @@ def _not_called(one: Container, known: Known | None, evidence: Evidence) -> str:
     if known and known.sandbox and "pause containers" in state.detail:
         return "base-spec does not reach pause containers"
     since = evidence.since.get(engine)
-    if since is not None and one.started and census.wall(one.started) < since:
+    if since is not None and one.started and cgroup_life.wall(one.started) < since:
         return BEFORE
     return UNKNOWN if evidence.application else GONE
 
 
 def _disabled(one: Container, evidence: Evidence) -> bool:
     """Whether it started while the kill switch was set that is set now."""
-    return evidence.disabled is not None and one.started > 0 and census.wall(one.started) >= evidence.disabled
+    return (
+        evidence.disabled is not None
+        and one.started > 0
+        and cgroup_life.wall(one.started) >= evidence.disabled
+    )

@@ -8,14 +8,13 @@ what the hook remembers (live/, pending/) and by processes that somebody else kn
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from bpf import abi, syscall
 from bpf.error import FlowtagError
-from identity import cgroup, engines, incarnation
+from identity import cgroup, cgroup_life, engines, incarnation
 from identity.claim import Claim
 from identity.incarnation import Incarnation
 from identity.pinned import open_map
@@ -34,8 +33,6 @@ is whose the translator says
 pending: nobody, its hook could not write; unclaimed: nobody yet; contested: nobody, two claim its cgroup;
 ended: nobody, the claim has ended but a process lives; none: there is no claim; unreadable: the maps are not
 """
-_PROCESSES = 16
-"""Looked at for the oldest: a container's first process joins its cgroup first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +123,7 @@ class Census:
             directory, path, level, inside = todo.pop()
             container = engines.container(path) if inside else None
             if container and (container.certain or cgroup.holds_processes(directory)):
-                if _populated(directory):
+                if cgroup_life.populated(directory):
                     yield self._of_cgroup(directory, path, container)
                 continue
             try:
@@ -140,7 +137,7 @@ class Census:
 
     def _of_cgroup(self, directory: str, path: str, found: engines.Found) -> Container:
         state, workload = self._claim(_id(directory))
-        pid, started = _oldest(directory)
+        pid, started = cgroup_life.oldest(directory)
         one = Container(
             found.container_id,
             (workload and workload.runtime) or found.runtime,
@@ -149,7 +146,7 @@ class Census:
             path,
             pid,
             started,
-            _believed(directory),
+            cgroup_life.named_by_root(directory),
         )
         return self._with_pending(one)
 
@@ -232,7 +229,7 @@ class Census:
             state,
             path if path and path != "/" else "",
             known.pid,
-            _started(known.pid) if known.pid else 0,
+            cgroup_life.started(known.pid) if known.pid else 0,
         )
         return self._with_pending(one)
 
@@ -254,49 +251,3 @@ def _id(directory: str) -> int:
         return cgroup.id_of(directory)
     except OSError:
         return 0
-
-
-def _populated(directory: str) -> bool:
-    try:
-        return cgroup.populated(directory)
-    except OSError:
-        return False
-
-
-def _believed(directory: str) -> bool:
-    """Whether only root could give a cgroup its name, as the exporter wants it."""
-    try:
-        return os.stat(os.path.dirname(directory)).st_uid == 0
-    except OSError:
-        return False
-
-
-def _oldest(directory: str) -> tuple[int, int]:
-    """The oldest process of a cgroup, or of the first one below it that has some, and when it started."""
-    todo = [directory]
-    while todo:
-        place = todo.pop(0)
-        try:
-            with open(f"{place}/cgroup.procs", encoding="ascii") as file:
-                pids = [int(line) for line, _ in zip(file, range(_PROCESSES), strict=False)]
-            if not pids:
-                with os.scandir(place) as entries:
-                    todo += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except (OSError, ValueError):
-            continue
-        starts = [(started, pid) for pid in pids if (started := _started(pid))]
-        if starts:
-            started, pid = min(starts)
-            return pid, started
-    return 0, 0
-
-
-def _started(pid: int) -> int:
-    """When a process started, boottime ns; 0 for a dead one."""
-    ticks = cgroup.start_time(pid)
-    return 0 if ticks is None else ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-
-
-def wall(boottime: int) -> float:
-    """A boottime in ns as seconds of the wall clock."""
-    return time.time() - (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - boottime) / 1e9

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -28,6 +29,16 @@ def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"FLOWTAG_TEST_NO_SKIP=1, and this was skipped: {reason}"
+
+
+def pytest_configure() -> None:
+    """Let SIGTERM (of `timeout`) end every `with` on its way out: engines outlive a killed pytest."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # timeout sends it twice: to us and to our group
+        pytest.exit("ended by SIGTERM")
+
+    signal.signal(signal.SIGTERM, end)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -167,6 +167,11 @@ class Site:
             value = workloads.get(abi.ID.pack(of.workload.id))
         return Workload.unpack(value) if value else None
 
+    def ended_by_hook(self) -> int:
+        """How many containers a poststop has ended, as the hook counts itself."""
+        lines = (self.run / "hook-runs").read_text(encoding="ascii").splitlines()
+        return sum(line.startswith("poststop ended ") for line in lines)
+
     def await_end(self, of: Incarnation, *maps: str, timeout: float = 10) -> None:
         """Wait until it is over: its file gone, its end known, no living claim (in the map named)."""
 

@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hooks import installed
 from tests.engines import scenarios
 from tests.engines.site import Site
-from tests.rig import debian, versions
+from tests.rig import debian, nri, versions
 from tests.rig.bundle import HOST
 from tests.rig.container import Runc
 from tests.rig.containerd import Containerd
@@ -46,6 +47,26 @@ def test_pods_of_containerd_2_carry_their_identity(tmp_path: Path, pin_directory
     with Containerd(view=sid) as engine, Site(tmp_path, pin_directory, engine.cgroup_root) as site:
         assert engine.version() >= (2, 1)
         wrapped_pods(site, engine)
+
+
+@pytest.mark.parametrize("release", ["1.7", "2"])
+def test_pods_by_nri_carry_their_identity(
+    tmp_path: Path, pin_directory: Path, sid: View, release: str
+) -> None:
+    """The sandbox is created without asking plugins, so the pod itself is not told."""
+    options: dict[str, Any] = {"binaries": versions.containerd_1_7()} if release == "1.7" else {"view": sid}
+    with (
+        Containerd(plugins=nri.configuration(tmp_path), **options) as engine,
+        Site(tmp_path, pin_directory, engine.cgroup_root) as site,
+        nri.Plugin(tmp_path, site.run) as plugin,
+    ):
+        plugin.await_connected()
+
+        def restart() -> None:
+            engine.restart()
+            plugin.await_connected(2)
+
+        scenarios.pods(site, engine, pause_hook=False, restart=restart)
 
 
 def test_containers_of_docker_26_carry_their_identity(tmp_path: Path, pin_directory: Path) -> None:

@@ -25,6 +25,7 @@ and the daemon ends.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ from tests.rig.bridge import Bridge
 from tests.rig.cri import Cri
 from tests.rig.daemon import Daemon
 from tests.rig.image import make_image
-from tests.rig.leavings import remove_cgroups, scratch, sweep
+from tests.rig.leavings import remove_cgroups, remove_namespace, scratch, sweep
 from tests.rig.puppet import Puppet
 from tests.rig.view import View
 
@@ -48,13 +49,14 @@ _serial = itertools.count()
 
 @dataclass(slots=True)
 class Pod:
-    """One pod: the sandbox's id, and its containers' by name."""
+    """One pod: the sandbox's id, its containers' by name, the path of its network namespace."""
 
     engine: Containerd
     name: str
     sandbox: str
     config: Any
     containers: dict[str, str] = field(default_factory=dict)
+    namespace: str = ""
 
     @property
     def address(self) -> str:
@@ -257,6 +259,9 @@ class Containerd:
         made = cri.runtime("RunPodSandbox", config=config)
         pod = Pod(self, name, str(made.pod_sandbox_id), config)
         self.pods.append(pod)
+        status = cri.runtime("PodSandboxStatus", pod_sandbox_id=pod.sandbox, verbose=True)
+        spaces = json.loads(status.info["info"])["runtimeSpec"]["linux"]["namespaces"]
+        pod.namespace = next((one.get("path", "") for one in spaces if one["type"] == "network"), "")
         for container, puppet in containers.items():
             pod.add(container, puppet)
         for puppet in containers.values():
@@ -274,6 +279,8 @@ class Containerd:
         if hasattr(self, "cri"):
             self.cri.close()
         self.daemon.stop()
+        for pod in self.pods:
+            remove_namespace(pod.namespace)
         sweep(self.directory)
         self.bridge.close()
         remove_cgroups(self.cgroup_root)

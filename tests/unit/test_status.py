@@ -323,3 +323,24 @@ def test_nri_command_is_there() -> None:
     done = subprocess.run([COMMAND, "nri", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "--socket" in done.stdout
+
+
+def test_registrations_time_is_that_of_what_nobody_else_writes(tmp_path: Path) -> None:
+    def since(detail: Path) -> float:
+        one = Engine("docker", "here", State(True, True, detail=str(detail)))
+        return status._since([one], replace(WELL.hook, directory=str(tmp_path)))["docker"]
+
+    def put(path: Path) -> float:
+        time.sleep(0.02)
+        path.write_text("", encoding="ascii")
+        return path.lstat().st_ctime
+
+    stub, file = put(tmp_path / "flowtag-hook"), tmp_path / "daemon.json"
+    assert since(file) == stub
+    assert since(file) == put(file) > stub
+    assert since(file) == put(tmp_path / "daemon.json.flowtag-backup")
+    folder = tmp_path / "hooks.d"
+    folder.mkdir()
+    mine = put(folder / "flowtag-createRuntime.json")
+    put(folder / "of-somebody-else.json")
+    assert since(folder) == mine
