@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who lives in a cgroup and since when, for people who ask; what is gone meanwhile is nobody, not an error."""
+"""Who lives in a cgroup and since when, for people who ask; what is gone meanwhile is nobody, no error."""
 
 from __future__ import annotations
 
