@@ -209,7 +209,8 @@ def _names(storage: str) -> dict[str, str]:
     """Names by id, of the lists that lie in a storage's directory of containers."""
     found = {}
     for name in ("containers.json", "volatile-containers.json"):
-        for entry in _json(f"{storage}/{name}") or ():
+        entries = _json(f"{storage}/{name}")
+        for entry in entries if isinstance(entries, list) else ():
             names = entry.get("names") if isinstance(entry, dict) else None
             if isinstance(names, list) and names and isinstance(names[0], str):
                 found[str(entry.get("id"))] = names[0]

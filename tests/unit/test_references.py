@@ -205,6 +205,7 @@ def test_one_name_in_two_engines_is_two_containers(tmp_path: Path) -> None:
         "{",
         "[]",
         "null",
+        "7",
         '{"hooks": 1}',
         '{"hooks": {"a": [1, {"path": 2}]}}',
         '{"config": []}',
