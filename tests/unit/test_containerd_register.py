@@ -201,7 +201,7 @@ def test_look_at_other_file_than_the_running_one_is_refused(
 def test_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(FlowtagError, match="no method 'magic'") as caught:
         adapter.Containerd().register(Options(method="magic"))
-    assert caught.value.hint == "wrapper, base-spec"
+    assert caught.value.hint == "wrapper, base-spec or nri"
 
 
 def test_wrapped_runtime_is_not_our_own_wrapper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
