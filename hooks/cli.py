@@ -57,6 +57,11 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
             action="store_true",
             help="have Docker read its file again, by SIGHUP, and wait for it",
         )
+    unregister.add_argument(
+        "--before-removal",
+        action="store_true",
+        help="flowtag itself goes: where the hook must stay, leave a command that removes it later",
+    )
     register.add_argument(
         "--print",
         action="store_true",
@@ -124,7 +129,12 @@ def _register(args: argparse.Namespace) -> int:
 
 
 def _unregister(args: argparse.Namespace) -> int:
-    done = _registration(_options(args)).unregister(_name(args), args.dry_run, args.reload)
+    if args.before_removal and (args.dry_run or args.runtime):
+        args.parser.error("--before-removal is for every engine, and no trial")
+    registration = _registration(_options(args))
+    done = registration.unregister(_name(args), args.dry_run, args.reload)
+    if args.before_removal:
+        registration.leave()
     return 0 if done else 1
 
 

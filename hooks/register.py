@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from bpf.error import FlowtagError
 from hooks import edit, installed
+from hooks.leave import leave
 from hooks.runtime import Options, Plan, Reference, Runtime
 from hooks.self_test import self_test
 
@@ -86,6 +87,12 @@ class Registration:
         if all(done) and not dry_run:
             self._purge()
         return all(done)
+
+    def leave(self) -> None:
+        """The application goes: what had to stay of the hook must do without it."""
+        if os.path.isdir(self.options.hook_directory):
+            command = leave(self.options.hook_directory, APPLICATION, self.options.run_directory)
+            self.say(f"left: {command} ends it when no container refers to the hook any more")
 
     def _each(
         self, runtime: Runtime, act: Callable[[Runtime, bool, bool], None], dry_run: bool, reload: bool
