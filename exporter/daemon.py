@@ -13,10 +13,11 @@ from types import FrameType
 import structlog
 
 from bpf.error import FlowtagError
-from exporter import activators, counters, garbage, host, log, programs, records
+from exporter import activators, counters, describe, garbage, host, log, metrics, programs, records
 from exporter.config import Config
 from exporter.describe import Describer
 from exporter.directories import prepare
+from exporter.host_life import HostLife
 from exporter.lock import Lock
 from exporter.reconcile import Reconciler
 from exporter.ring import Batch, Ring
@@ -45,7 +46,8 @@ def run(config: Config, output: str, seconds: float | None) -> int:
         open_map("ft_count", config.host.pin_directory) as count_map,
     ):
         loaded.attach(programs.CGROUP_PROGRAMS)
-        loaded.host_workload.set(host.claim_host(workload_map))
+        life = HostLife(config, workload_map, loaded.host)
+        life.begin()
         reconciler = Reconciler(config, loaded, count_map)
         reconciler.tick()
         loaded.attach(programs.FLOW_PROGRAMS)
@@ -53,9 +55,22 @@ def run(config: Config, output: str, seconds: float | None) -> int:
         logger.info("attached", pins=config.host.pin_directory, namespaces=visited)
         try:
             # Sources start their threads here, after attaching: their imports must not delay that.
-            with Ring(loaded.map_fd("ft_events")) as ring, Describer(config.identity) as describer:
-                text = _format(config, output, ring, Workloads(workload_map), describer)
-                written = _drain(config, ring, text, reconciler, stop)
+            workloads = Workloads(workload_map)
+            sources = [life.names, *describe.open_sources(config.identity)]
+            with (
+                Ring(loaded.map_fd("ft_events")) as ring,
+                Describer(config.identity, sources) as describer,
+                life,
+                metrics.serve(config.metrics, [metrics.host(life)]),
+            ):
+                text = _format(config, output, ring, workloads, describer)
+
+                def tick() -> None:
+                    reconciler.tick()
+                    if life.tick():
+                        workloads.forget()
+
+                written = _drain(config, ring, text, tick, stop)
         finally:
             totals = counters.read(count_map)
             totals["recursion_misses"] = loaded.recursion_misses()
@@ -105,7 +120,7 @@ def _format(config: Config, output: str, ring: Ring, workloads: Workloads, descr
     return lambda batch: records.json_lines(batch, workloads, origin, describer)
 
 
-def _drain(config: Config, ring: Ring, text: Format, reconciler: Reconciler, stop: _Stop) -> int:
+def _drain(config: Config, ring: Ring, text: Format, tick: Callable[[], None], stop: _Stop) -> int:
     """Until `stop`: what is in the ring goes out, and only then its room back to the kernel."""
     written = 0
     collected = time.monotonic()
@@ -114,6 +129,7 @@ def _drain(config: Config, ring: Ring, text: Format, reconciler: Reconciler, sto
         last = bool(stop)
         if not last:
             ring.wait(config.exporter.drain_ms / 1000)
+        tick()  # first, so that what is in the ring goes out under the names that are known now
         while True:
             batch = ring.take()
             if batch.count == 0:
@@ -128,7 +144,6 @@ def _drain(config: Config, ring: Ring, text: Format, reconciler: Reconciler, sto
                 stop.writing = False
             ring.release(batch.end)
             written += len(batch.records)
-        reconciler.tick()
         if time.monotonic() - collected > COLLECT_SECONDS:
             _collect(config)
             collected = time.monotonic()

@@ -46,6 +46,7 @@ def choose(runtimes: Sequence[Runtime], name: str, options: Options) -> list[Run
     found = [runtime for runtime in runtimes if runtime.found(options)]
     if not found:
         raise FlowtagError("looking for container engines: none found", "name one with --runtime")
+    found = [runtime for runtime in found if runtime.name != "containerd-nri"]
     return [runtime for runtime in found if runtime.name != "runc"] or found
 
 
@@ -112,7 +113,7 @@ class Registration:
             self.say(f"{runtime.name}: wrote {directory}")
         self_test(directory)
         self._apply(runtime, plan, backup=True)
-        if not plan.changes:
+        if not plan.changes and (not plan.then or runtime.state(self.options).registered):
             self.say(f"{runtime.name}: registered already, nothing changed")
         self._finish(runtime, plan, reload, registered=True)
 
@@ -131,7 +132,7 @@ class Registration:
             self._show(runtime.name, rest)
             self._apply(runtime, rest, backup=False)
             self._finish(runtime, rest, reload, registered=False)
-        if not plan.changes and not rest.changes:
+        if not plan.changes and not rest.changes and not plan.then:
             self.say(f"{runtime.name}: not registered, nothing changed")
 
     def _tell_sharers(self, runtime: Runtime, others: Sequence[Runtime]) -> None:
