@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator
 
 from bpf.error import FlowtagError
+from hooks.edit import locked
 from hooks.oci_hook import RUN_DIRECTORY
 
 STUB, WRAPPER = "flowtag-hook", "flowtag-runc"
@@ -44,14 +45,15 @@ def install(
         if runtime:
             links["runc"] = _real(runtime, directory)
         changed = _directory(directory)
-        for name in (STUB, WRAPPER):
-            changed += _copy(os.path.join(application, "hooks", name), os.path.join(directory, name))
-        for name, target in links.items():
-            changed += _link(target, os.path.join(directory, name))
-        if application != os.path.join(directory, KEPT):
-            changed += _drop_kept(directory)
-        if changed:
-            _sync(directory)
+        with locked(directory):  # or another's half-written stub would be renamed into its place
+            for name in (STUB, WRAPPER):
+                changed += _copy(os.path.join(application, "hooks", name), os.path.join(directory, name))
+            for name, target in links.items():
+                changed += _link(target, os.path.join(directory, name))
+            if application != os.path.join(directory, KEPT):
+                changed += _drop_kept(directory)
+            if changed:
+                _sync(directory)
     return changed
 
 
