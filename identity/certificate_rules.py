@@ -107,7 +107,7 @@ def apply(rules: tuple[Rule, ...], fields: Fields) -> Named:
 
 def _named(rule: Rule, groups: Mapping[str, str]) -> Named:
     def fill(text: str) -> str:
-        return _PLACE.sub(lambda place: groups[place[1]], text)[: 4 * VALUE_MAX]
+        return fit(_PLACE.sub(lambda place: groups[place[1]], text), 4 * VALUE_MAX)
 
     named = Named(fill(rule.workload), fill(rule.app), {key: fill(text) for key, text in rule.labels.items()})
     if not fit(named.workload, VALUE_MAX).strip():

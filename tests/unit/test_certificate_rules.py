@@ -130,3 +130,9 @@ def test_patterns_that_are_taken_are_quick(match: str) -> None:
     for value in ("a" * 64, "ab" * 32, "a" * 63 + "!"):
         certificate_rules._compile(rule.match).fullmatch(value)
     assert time.monotonic() - began < 2
+
+
+def test_control_characters_reach_no_name() -> None:
+    rule = Rule("cn", "(?s:.+)", "{value}", "{value}", {"team": "{value}"})
+    named = apply((rule,), {"cn": ["a\x1b[31mb\n\x7f\x9bc"]})
+    assert {named.workload, named.app, named.labels["team"]} == {"a[31mbc"}
