@@ -7,9 +7,10 @@ both. A socket that is looked up later still finds its dead cgroup and is `expir
 
 from __future__ import annotations
 
+import heapq
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from bpf import abi, syscall
@@ -22,13 +23,15 @@ from identity import cgroup, incarnation, netns, translation
 from identity.claim import Claim, Stripe, release
 from identity.incarnation import Incarnation
 from identity.pinned import open_map
-from identity.workload import Workload
+from identity.workload import KIND_HOST, Workload
 
 SECOND = 1_000_000_000
 KEY_GRACE = 60 * SECOND
 # Records of a workload's last sockets may come long after it; its names stay until room is needed.
 WORKLOAD_GRACE = 3600 * SECOND
 CROWDED = 0.75
+# A flow of the host's may stay open for days, while its certificate is renewed every hour.
+HOSTS_KEPT = 1024
 # A connect that nobody answers is looked up when it ends, up to 127 s later (tcp_syn_retries 6).
 SHARED_GRACE = 300 * SECOND
 
@@ -159,8 +162,10 @@ class Collector:
             entries = list(workloads.items())
             crowded = len(entries) > CROWDED * workloads.max_entries
             grace = KEY_GRACE if crowded else WORKLOAD_GRACE
-            for key, value in entries:
-                workload = Workload.unpack(value)
+            known = [(key, Workload.unpack(value)) for key, value in entries]
+            if not crowded:
+                referenced |= _last_hosts(workload for _, workload in known)
+            for key, workload in known:
                 if key == abi.ID.pack(abi.OWNER_HOST_SLOT) or workload.id in referenced:
                     continue
                 if workload.end:
@@ -181,6 +186,12 @@ def _directory(path: str) -> Iterator[int]:
 
 def _until(claim: Claim) -> int:
     return claim.until
+
+
+def _last_hosts(workloads: Iterable[Workload]) -> set[int]:
+    """The incarnations of the host that ended last: no claim names them, but open flows may."""
+    ended = (workload for workload in workloads if workload.kind == KIND_HOST and workload.end)
+    return {workload.id for workload in heapq.nlargest(HOSTS_KEPT, ended, key=lambda w: w.end)}
 
 
 def _owners(keys: Map) -> set[int]:

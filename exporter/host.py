@@ -141,9 +141,22 @@ def end(old: Incarnation, workload_map: Map, when: int) -> None:
 
 
 def _read(run_directory: str) -> Incarnation | None:
-    """host.json; None where it is not there or not ours."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    """host.json; None where it is not there, or not as store() writes it."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         with open(os.path.join(run_directory, FILE), encoding="ascii") as file:
             data: dict[str, Any] = json.load(file)
-        return Incarnation(**{**data, "identity": Identity(**data["identity"])})
+        kept = Incarnation(**{**data, "identity": Identity(**data["identity"])})
+        if _whole(kept.identity):
+            kept.workload()  # ValueError for a source or a state that there is not
+            return kept
     return None
+
+
+def _whole(identity: Identity) -> bool:
+    """Whether what records are made of has the types that it should have."""
+    texts = (identity.workload, identity.app, identity.key)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(identity.labels, dict)
+        and all(isinstance(text, str) for text in identity.labels.values())
+    )

@@ -18,7 +18,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 from cryptography.x509.verification import (
     Criticality,
     ExtensionPolicy,
@@ -33,6 +33,15 @@ from identity.instance import UNSUITABLE, UNTRUSTED, Refused
 DEPTH_MAX = 6
 """Certificates between the host's own and the anchor."""
 _CONSTRAINED = (x509.DNSName, x509.IPAddress)
+_CRITICAL = (
+    ExtensionOID.BASIC_CONSTRAINTS,
+    ExtensionOID.KEY_USAGE,
+    ExtensionOID.EXTENDED_KEY_USAGE,
+    ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    ExtensionOID.NAME_CONSTRAINTS,
+)
+_NETSCAPE = x509.ObjectIdentifier("2.16.840.1.113730.1.1")
+_DIGESTS = ("sha224", "sha256", "sha384", "sha512")
 # What the library puts around the cause.
 _NOISE = re.compile(
     r"validation failed: |candidates exhausted: |fatal error: |invalid extension: [0-9.]+: |"
@@ -54,6 +63,8 @@ def verify(
     path = _path(leaf, others, trust, when)
     for found in path:
         _check_encoding(found)
+        _check_critical(found)
+    _check_netscape(leaf)
     verifier = (
         PolicyBuilder()
         .store(Store(path[-1:]))
@@ -74,6 +85,23 @@ def _check_encoding(certificate: x509.Certificate) -> None:
     """The library ignores how many bits of the signature's last byte are said to be unused."""
     if certificate.public_bytes(Encoding.DER)[-len(certificate.signature) - 1] != 0:
         raise Refused(UNTRUSTED, "a certificate's signature is not encoded in DER")
+
+
+def _check_critical(certificate: x509.Certificate) -> None:
+    """The library takes more extensions for known than OpenSSL does: both know these."""
+    for extension in certificate.extensions:
+        if extension.critical and extension.oid not in _CRITICAL:
+            number = extension.oid.dotted_string
+            raise Refused(UNTRUSTED, f"a certificate's critical extension {number} is not known here")
+
+
+def _check_netscape(leaf: x509.Certificate) -> None:
+    """Netscape's certificate type, as old authorities still write it: where it is, it must name clients."""
+    for extension in leaf.extensions:
+        if extension.oid == _NETSCAPE and isinstance(extension.value, x509.UnrecognizedExtension):
+            der = extension.value.value  # BIT STRING, of which the first bit is SSL client
+            if len(der) < 4 or not der[3] & 0x80:
+                raise Refused(UNTRUSTED, "its Netscape certificate type does not name clients")
 
 
 def _path(
@@ -120,7 +148,7 @@ def _may_issue(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     if named is None:
         return True
     own = _extension(issuer, x509.SubjectKeyIdentifier)
-    if named.key_identifier and own and named.key_identifier != own.digest:
+    if named.key_identifier is not None and own and named.key_identifier != own.digest:
         return False
     return named.authority_cert_serial_number in (None, issuer.serial_number)
 
@@ -129,6 +157,9 @@ def _self_signed(certificate: x509.Certificate) -> bool:
     if not _may_issue(certificate, certificate):
         return False
     try:
+        digest = certificate.signature_hash_algorithm
+        if digest is None or digest.name not in _DIGESTS:
+            return False
         certificate.verify_directly_issued_by(certificate)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False

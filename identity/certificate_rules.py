@@ -28,8 +28,10 @@ FIELDS = ("uri", "dns", "cn", "o", "ou")
 VALUE_MAX = 256
 """Longer values match nothing."""
 PATTERN_MAX = 512
-ANYTHING_MAX = 3
-_ANYTHING = re.compile(r"\.[*+{]")
+LOOSE_MAX = 3
+OPTIONAL_MAX = 8
+_REPEAT = re.compile(r"(?:[*+]|\{\d*,\d*\})[?+]?")
+_UNREAD = re.compile(r"\(\?(?:#|[aiLmsu-]*x)")
 _PLACE = re.compile(r"\{(\w+)\}")
 _OID = re.compile(r"oid:[0-2](\.(0|[1-9][0-9]{0,9})){1,15}")
 
@@ -105,7 +107,7 @@ def apply(rules: tuple[Rule, ...], fields: Fields) -> Named:
 
 def _named(rule: Rule, groups: Mapping[str, str]) -> Named:
     def fill(text: str) -> str:
-        return _PLACE.sub(lambda place: groups[place[1]], text)[: 4 * VALUE_MAX]
+        return fit(_PLACE.sub(lambda place: groups[place[1]], text), 4 * VALUE_MAX)
 
     named = Named(fill(rule.workload), fill(rule.app), {key: fill(text) for key, text in rule.labels.items()})
     if not fit(named.workload, VALUE_MAX).strip():
@@ -122,11 +124,52 @@ def _compile(pattern: str) -> re.Pattern[str]:
             compiled = re.compile(pattern)
         except Warning as warning:
             raise re.error(str(warning)) from None
+    if _UNREAD.search(pattern):
+        raise re.error("comments and the flag x are not read here")
     if _backtracks(pattern):
         raise re.error("a repeated group that repeats or branches inside could take for ever on some values")
-    if len(_ANYTHING.findall(pattern)) > ANYTHING_MAX:
-        raise re.error(f"more than {ANYTHING_MAX} times .* or .+ could take for ever on some values")
+    loose, optional = _choices(pattern)
+    if loose > LOOSE_MAX or optional > OPTIONAL_MAX:
+        raise re.error(
+            f"more than {LOOSE_MAX} repeats such as .+ that what follows does not end, or more than"
+            f" {OPTIONAL_MAX} of ?, could take for ever on some values"
+        )
     return compiled
+
+
+def _choices(pattern: str) -> tuple[int, int]:
+    """How many repeats the matcher may end at several places, and how many `?` there are.
+
+    [^/]+/ and [a-z]+- end at one place only: the character that follows is none that is repeated.
+    """
+    loose = optional = begin = index = 0
+    while index < len(pattern):
+        repeat = _REPEAT.match(pattern, index)
+        if repeat:
+            loose += not _ends(pattern[begin:index], pattern[repeat.end() :])
+            index = repeat.end()
+            continue
+        begin = index
+        if pattern[index] == "\\":
+            index += 2
+        elif pattern[index] == "[":
+            index = _end_of_class(pattern, index)
+        elif pattern.startswith("(?", index):
+            index += 2
+        else:
+            optional += pattern[index] == "?"
+            index += 1
+    return loose, optional
+
+
+def _ends(item: str, rest: str) -> bool:
+    """Whether the literal character that follows a repeated item cannot be one more of it."""
+    rest = rest.lstrip(")")
+    char = rest[1:2] if rest[:1] == "\\" else rest[:1]
+    literal = not char.isalnum() if rest[:1] == "\\" else char not in "[(|?*+{.^$"
+    if not char or not literal or item == ")" or rest[len(char) :][:1] in ("*", "?", "{"):
+        return False
+    return re.fullmatch(item, char, re.IGNORECASE) is None
 
 
 def _backtracks(pattern: str) -> bool:

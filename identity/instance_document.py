@@ -26,6 +26,7 @@ from identity.instance import (
     Identity,
     Refused,
 )
+from identity.workload import fit
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -115,7 +116,8 @@ def _fields(content: bytes) -> dict[str, str]:
         raise Refused(MALFORMED, f"the instance identity document: {error}") from None
     if not isinstance(found, dict):
         raise Refused(MALFORMED, "the instance identity document: no JSON object")
-    return {key: value for key, value in found.items() if isinstance(value, str) and len(value) <= 256}
+    texts = ((key, value) for key, value in found.items() if isinstance(value, str) and len(value) <= 256)
+    return {key: fit(value, 256) for key, value in texts}
 
 
 def _signer(settings: Document, region: str, now: float) -> x509.Certificate:

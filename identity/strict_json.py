@@ -45,6 +45,10 @@ def decode(data: bytes, limit: int, scan: Callable[[str, int], tuple[object, int
         raise ValueError(f"not JSON at character {stop.value}") from None
     except RecursionError:
         raise ValueError("JSON nested too deep") from None
+    except (
+        SystemError
+    ):  # CPython 3.11 looks for the error's class in json.decoder, which is not imported here
+        raise ValueError("not JSON") from None
     if end != len(text):
         raise ValueError(f"not JSON: something follows at character {end}")
     return value

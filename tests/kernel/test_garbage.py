@@ -11,7 +11,7 @@ import pytest
 
 from bpf import abi
 from exporter import garbage
-from identity.workload import KIND_CONTAINER, SOURCE_HOOK, Workload, new_id
+from identity.workload import KIND_CONTAINER, KIND_HOST, SOURCE_HOOK, Workload, new_id
 from tests.kernel.cgroup import cgroup_id, make_socket
 from tests.kernel.own_host import OwnHost
 from tests.kernel.pair import boottime, until
@@ -21,6 +21,7 @@ from tests.rig.network import Network
 ME = 0x1111_1111_1111_1111
 GRACE = garbage.KEY_GRACE / garbage.SECOND
 HOUR = garbage.WORKLOAD_GRACE / garbage.SECOND
+SOURCE_CERTIFICATE = abi.SOURCES.index("certificate")
 TRANSLATOR = abi.NETNS_KINDS.index("translator")
 
 
@@ -40,7 +41,7 @@ def put(host: OwnHost, name: str, number: int, *, workload: int = ME, ended: int
 def add(host: OwnHost, *, start: int = 1, end: int = 0, **fields: int) -> int:
     """A workload that nothing names."""
     known = Workload(
-        id=new_id(), start=start, end=end, kind=KIND_CONTAINER, **{"source": SOURCE_HOOK, **fields}
+        id=new_id(), start=start, end=end, **{"kind": KIND_CONTAINER, "source": SOURCE_HOOK, **fields}
     )
     host.watch.map("ft_workload").update(abi.ID.pack(known.id), known.pack())
     return known.id
@@ -183,6 +184,17 @@ def test_workload_of_a_file_is_kept(host: OwnHost) -> None:
         known = host.workload(mine.id)
         assert known is not None
         assert known.end != 0
+
+
+def test_host_that_was_is_known_while_there_is_room(host: OwnHost) -> None:
+    """Its flows outlive its certificate by more than a container's outlive the container."""
+    day = 24 * HOUR
+    kept = [
+        add(host, end=boottime() + number, kind=KIND_HOST, source=SOURCE_CERTIFICATE)
+        for number in range(garbage.HOSTS_KEPT + 2)
+    ]
+    assert host.collect(day).removed["ft_workload"] == 2
+    assert [host.workload(number) is not None for number in kept[:4]] == [False, False, True, True]
 
 
 def test_workload_names_make_room(host: OwnHost) -> None:

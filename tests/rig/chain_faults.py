@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from tests.rig.chains import AUTHORITY_USAGE, CLIENT, NOW, SPIFFE, Made, Plan, Spec, build, good, key
 
@@ -146,8 +146,20 @@ def _leaf_field(**values: Any) -> Change:
     return change
 
 
+def _more(extension: x509.ExtensionType, critical: bool) -> dict[str, Any]:
+    return {"key_ids": False, "more": ((extension, critical),)}
+
+
+def netscape(bits: int) -> x509.UnrecognizedExtension:
+    """Netscape's certificate type: 0x80 a client's, 0x40 a server's."""
+    return x509.UnrecognizedExtension(x509.ObjectIdentifier("2.16.840.1.113730.1.1"), bytes([3, 2, 0, bits]))
+
+
 DNS = x509.DNSName
 URI = x509.UniformResourceIdentifier
+ACCESS = x509.AuthorityInformationAccess(
+    [x509.AccessDescription(AuthorityInformationAccessOID.OCSP, URI("http://ocsp.example.org"))]
+)
 NET = x509.IPAddress(ipaddress.ip_network("10.0.0.0/8"))
 # Harmless; some make a fault elsewhere matter.
 VARIATIONS: list[Change] = [
@@ -181,6 +193,13 @@ FAULTS: list[Change] = [
     _fault("other usage", usage=("key_encipherment", "data_encipherment")),
     _fault("for servers", purposes=(ExtendedKeyUsageOID.SERVER_AUTH,)),
     _fault("for any purpose", purposes=(ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,)),
+    _fault("critical key identifier", **_more(x509.SubjectKeyIdentifier(b"key"), True)),
+    _fault("critical issuer's key", **_more(x509.AuthorityKeyIdentifier(None, None, None), True)),
+    _fault("critical access description", **_more(ACCESS, True)),
+    _fault("empty issuer's key", **_more(x509.AuthorityKeyIdentifier(b"", None, None), False)),
+    _fault("Netscape server", **_more(netscape(0x40), False)),
+    _fault("Netscape client", **_more(netscape(0x80), False)),
+    _fault("signed by sha3", digest="sha3"),
     _of_authority("no CA flag", ca=False),
     _of_authority("no basic constraints", ca=None),
     _of_authority("no basic constraints, no usage", ca=None, usage=None),

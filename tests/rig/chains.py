@@ -88,6 +88,7 @@ class Spec:
     broken: bool = False
     key_ids: bool = False
     wrong_key_id: bool = False
+    more: tuple[tuple[x509.ExtensionType, bool], ...] = ()
 
 
 def pem(der: bytes) -> bytes:
@@ -126,9 +127,10 @@ def build(spec: Spec, issuer: Spec) -> bytes:
     for extension, critical in _extensions(spec, issuer):
         builder = builder.add_extension(extension, critical)
     signer = spec.signer or issuer.key
-    if spec.digest != "sha256":
+    if spec.digest in _OLD:
         return _by_old_digest(builder, spec.digest)
-    made = builder.sign(signer, None if isinstance(signer, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+    algorithm = hashes.SHA3_256() if spec.digest == "sha3" else hashes.SHA256()
+    made = builder.sign(signer, None if isinstance(signer, ed25519.Ed25519PrivateKey) else algorithm)
     der = made.public_bytes(Encoding.DER)
     return der[:-3] + bytes([der[-3] ^ 0x55]) + der[-2:] if spec.broken else der
 
@@ -160,10 +162,11 @@ def _extensions(spec: Spec, issuer: Spec) -> Iterable[tuple[x509.ExtensionType, 
         )
     if spec.unknown is not None:
         yield x509.UnrecognizedExtension(_UNKNOWN, b"\x0c\x03web"), spec.unknown
-    if spec.key_ids:
+    if spec.key_ids and not spec.more:
         yield x509.SubjectKeyIdentifier.from_public_key(spec.key.public_key()), False
         other = key("p256", 99) if spec.wrong_key_id else issuer.key
         yield x509.AuthorityKeyIdentifier.from_issuer_public_key(other.public_key()), False
+    yield from spec.more
 
 
 def _by_old_digest(builder: x509.CertificateBuilder, digest: str) -> bytes:

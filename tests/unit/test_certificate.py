@@ -20,7 +20,7 @@ from identity.certificate import Certificate
 from identity.certificate_rules import Rule
 from identity.instance import REASONS, Identity, Refused
 from tests.rig import chains
-from tests.rig.chain_faults import URI
+from tests.rig.chain_faults import ACCESS, URI, netscape
 from tests.rig.chains import NOW, Made, good
 
 DAY = 86_400
@@ -74,6 +74,36 @@ def test_another_certificate_has_another_key() -> None:
 )
 def test_bad_certificate_is_refused_for_its_reason(leaf: dict[str, Any], expected: str) -> None:
     assert reason(good(**leaf).make()) == expected
+
+
+@pytest.mark.parametrize(
+    ("extension", "critical", "said"),
+    [
+        (x509.SubjectKeyIdentifier(b"key"), True, "critical extension 2.5.29.14"),
+        (ACCESS, True, "critical extension 1.3.6.1.5.5.7.1.1"),
+        (x509.AuthorityKeyIdentifier(b"", None, None), False, "neither in it nor in the chain"),
+        (netscape(0x40), False, "does not name clients"),
+    ],
+)
+def test_extension_that_openssl_refuses_is_refused(
+    extension: x509.ExtensionType, critical: bool, said: str
+) -> None:
+    plan = good(1)
+    plan.specs[1].more = ((x509.SubjectKeyIdentifier(b"link"), False),)
+    plan.leaf.more = ((extension, critical),)
+    with pytest.raises(Refused, match=said) as caught:
+        identity(plan.make())
+    assert caught.value.reason == "untrusted"
+
+
+def test_root_signed_by_a_digest_that_openssl_does_not_know_is_no_anchor() -> None:
+    plan = good()
+    plan.specs[0].digest = "sha3"
+    assert reason(plan.make()) == "untrusted"
+
+
+def test_certificate_for_netscapes_clients_is_taken() -> None:
+    assert identity(good(more=((netscape(0x80), False),)).make()).state == "verified"
 
 
 @pytest.mark.parametrize("leaf", [{"end": NOW - 59}, {"begin": NOW + 59}])

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -131,3 +132,36 @@ def test_file_of_another_incarnation_is_not_believed(entries: Map, tmp_path: Pat
 def test_file_that_cannot_be_written_is_no_fault(entries: Map, tmp_path: Path) -> None:
     host.store(incarnation(CERTIFICATE), entries, str(tmp_path / "nowhere"))
     assert host.load(entries, str(tmp_path / "nowhere")) is not None
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"start": None},
+        {"identity": {"source": "nobody"}},
+        {"identity": {"state": 5}},
+        {"identity": {"labels": ["a"]}},
+        {"identity": {"labels": {"a": 1}}},
+        {"identity": {"app": []}},
+        {"identity": []},
+    ],
+)
+def test_kept_file_that_was_tampered_with_is_left(
+    entries: Map, tmp_path: Path, spoilt: dict[str, Any]
+) -> None:
+    """The maps still say who the host is, and the exporter starts."""
+    host.store(incarnation(CERTIFICATE), entries, str(tmp_path))
+    path = tmp_path / host.FILE
+    data = json.loads(path.read_text(encoding="ascii"))
+    for key, value in spoilt.items():
+        data[key] = {**data[key], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(data), encoding="ascii")
+    found = host.load(entries, str(tmp_path))
+    assert found is not None
+    assert (found.id, found.identity.workload, found.identity.labels) == (77_777, "shop/web", {})
+
+
+def test_kept_file_of_brackets_is_left(entries: Map, tmp_path: Path) -> None:
+    host.store(incarnation(CERTIFICATE), entries, str(tmp_path))
+    (tmp_path / host.FILE).write_text("[" * 100_000, encoding="ascii")
+    assert host.load(entries, str(tmp_path)) is not None

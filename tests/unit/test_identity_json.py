@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,12 +20,26 @@ VALUES = st.recursive(
     max_leaves=20,
 )
 LIMIT = 1 << 20
+ROOT = Path(__file__).parents[2]
 
 
 @given(VALUES, st.booleans(), st.text(" \t\r\n", max_size=3))
 def test_decode_what_json_writes(value: object, ascii_only: bool, space: str) -> None:
     text = space + json.dumps(value, ensure_ascii=ascii_only) + space
     assert strict_json.decode(text.encode(), LIMIT) == value
+
+
+@pytest.mark.parametrize("data", ['"a', '{"a', '["\x01"]', '{"a" 1}', '"\\x"'])
+def test_broken_text_is_a_value_error_where_json_is_not_imported(data: str) -> None:
+    """As in the hook: the scanner takes its error's class from json.decoder, or raises none at all."""
+    code = (
+        "import sys; from identity import strict_json; assert 'json.decoder' not in sys.modules\n"
+        f"try: strict_json.decode({data.encode()!r}, 99)\nexcept ValueError: print('refused')"
+    )
+    done = subprocess.run(
+        ["/usr/bin/python3", "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "refused\n", done.stderr
 
 
 @given(st.binary(max_size=200))

@@ -134,6 +134,12 @@ def test_signed_nonsense_is_refused(tmp_path: Path, content: bytes) -> None:
     assert refused(region, region.sign(content)).reason == "malformed"
 
 
+def test_texts_that_no_record_can_hold_are_cleaned(tmp_path: Path) -> None:
+    region = Region(tmp_path)
+    content = document(accountId="a\ud800b\x1bc")
+    assert identity(region, region.sign(content)).labels["flowtag.io/account"] == "abc"
+
+
 def test_certificate_of_the_operator_must_be_roots(tmp_path: Path) -> None:
     region = Region(tmp_path)
     (tmp_path / "eu-west-1.pem").chmod(0o666)
