@@ -78,27 +78,42 @@ class Ring:
     """The consumer's side. A context manager; only one consumer may exist at a time."""
 
     def __init__(self, fd: int) -> None:
-        info = Map(os.dup(fd), "ft_events")
-        with info:
-            self.id = info.id
-            self.size = info.max_entries
+        with Map(os.dup(fd), "ft_events") as info:
+            self._map(fd, info.id, info.max_entries)
+        self._poll = select.epoll()
+        self._poll.register(fd, select.EPOLLIN)
+
+    def _map(self, fd: int, number: int, size: int) -> None:
+        self.id = number
+        self.size = size
         page = mmap.PAGESIZE
-        self._fd = fd
         self._consumer_page = mmap.mmap(fd, page)
         self._producer_page = mmap.mmap(fd, page + 2 * self.size, prot=mmap.PROT_READ, offset=page)
         self._consumer = np.frombuffer(self._consumer_page, np.uint64, 1)
         self._producer = np.frombuffer(self._producer_page, np.uint64, 1)
         self._data = np.frombuffer(self._producer_page, np.uint8, 2 * self.size, page)
-        self._poll = select.epoll()
-        self._poll.register(fd, select.EPOLLIN)
-        self._check()
+        self._check(self.consumer)
 
-    def _check(self) -> None:
+    @property
+    def consumer(self) -> int:
+        """The position up to which the kernel has its room back."""
+        return int(self._consumer[0])
+
+    @property
+    def producer(self) -> int:
+        """The position behind what the kernel has written, or is writing."""
+        return int(self._producer[0])
+
+    def _check(self, position: int) -> None:
         """A consumer ahead of the producer, or off a record's beginning, would stop the ring for ever."""
-        consumer, producer = int(self._consumer[0]), int(self._producer[0])
-        if consumer > producer or producer - consumer > self.size or consumer % STRIDE:
+        producer = self.producer
+        fits = position <= producer and producer - position <= self.size and position % STRIDE == 0
+        if fits and position < producer:
+            header = self._data[position % self.size :][:STRIDE].view(DTYPE)["header"][0]
+            fits = int(header) & ~(BUSY | DISCARDED) == abi.EVENT.size
+        if not fits:
             raise FlowtagError(
-                f"reading the ring ft_events: consumer position {consumer} does not fit the producer's"
+                f"reading the ring ft_events: consumer position {position} does not fit the producer's"
                 f" {producer} (ring of {self.size} bytes, records of {STRIDE})",
                 "remove the pin of ft_events and the links, then start the exporter again",
             )
@@ -116,14 +131,20 @@ class Ring:
         """Sleep; shorter only if the ring is more than half full."""
         self._poll.poll(seconds)
 
+    def resume(self, position: int) -> None:
+        """Pass over what a predecessor has taken, but died before it gave the room back."""
+        if position > self.consumer:
+            self._check(position)
+            self.release(position)
+
     def fill(self) -> float:
         """How full the ring is, 0 to 1."""
-        return float((int(self._producer[0]) - int(self._consumer[0])) / self.size)
+        return (self.producer - self.consumer) / self.size
 
     def take(self, limit: int = 1 << 16) -> Batch:
         """Copy at most `limit` records out, up to the first that is still being written."""
-        begin = int(self._consumer[0])
-        count = min((int(self._producer[0]) - begin) // STRIDE, limit)
+        begin = self.consumer
+        count = min((self.producer - begin) // STRIDE, limit)
         return cut(self._data[begin % self.size :][: count * STRIDE], begin)
 
     def release(self, end: int) -> None:
