@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import ipc
 from numpy.typing import NDArray
+from pyarrow import ipc
 
 from bpf import abi
 from exporter.ring import DTYPE, Columns

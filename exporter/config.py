@@ -130,6 +130,32 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Spool:
+    """[spool] records on disk until every sink has them: docs/spool.md.
+
+    enabled: false, and no sink configured, leaves `--output` the only way out. max_bytes: of the
+    directory's files; min_free_bytes: what its file system must have left. Beyond either the oldest
+    records are dropped, and counted. stop_seconds: how long sinks may take at the end.
+    """
+
+    enabled: bool = False
+    directory: str = "/var/lib/flowtag/spool"
+    max_bytes: int = 1 << 30
+    min_free_bytes: int = 256 << 20
+    stop_seconds: int = 5
+
+    def __post_init__(self) -> None:
+        if not self.directory.startswith("/") or not self.directory.isprintable():
+            raise FlowtagError(f"spool.directory is {self.directory!r}", "use an absolute path")
+        if self.max_bytes < 1 << 20:
+            raise FlowtagError(f"spool.max_bytes is {self.max_bytes}", "use 1048576 or more")
+        if self.min_free_bytes < 0:
+            raise FlowtagError(f"spool.min_free_bytes is {self.min_free_bytes}", "use 0 or more")
+        if not 0 <= self.stop_seconds <= 60:
+            raise FlowtagError(f"spool.stop_seconds is {self.stop_seconds}", "use 0 to 60")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What is in force. Sections are named after each folder's concern."""
 
@@ -137,6 +163,7 @@ class Config:
     exporter: Exporter = field(default_factory=Exporter)
     translation: Translation = field(default_factory=Translation)
     identity: Identity = field(default_factory=Identity)
+    spool: Spool = field(default_factory=Spool)
 
 
 def load(path: str | None) -> Config:

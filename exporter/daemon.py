@@ -14,6 +14,7 @@ import structlog
 
 from bpf.error import FlowtagError
 from exporter import activators, counters, garbage, host, log, programs, records
+from exporter.batch import Origin
 from exporter.config import Config
 from exporter.describe import Describer
 from exporter.directories import prepare
@@ -96,13 +97,13 @@ def _knobs(config: Config) -> programs.Knobs:
 
 def _format(config: Config, output: str, ring: Ring, workloads: Workloads, describer: Describer) -> Format:
     if output == "none":
-        return lambda batch: ""
+        return lambda taken: ""
+    prefixes = tuple(map(nat64.parse, config.translation.nat64_prefixes))
+    origin = Origin(host.host_id(), host.boot_id(), ring.id, prefixes)
     if output == "table":
         _write(records.HEADER)
-        return lambda batch: records.table(batch, workloads, describer)
-    prefixes = tuple(map(nat64.parse, config.translation.nat64_prefixes))
-    origin = records.Origin(host.host_id(), host.boot_id(), ring.id, prefixes)
-    return lambda batch: records.json_lines(batch, workloads, origin, describer)
+        return lambda taken: records.table(records.live(taken, workloads, origin, describer))
+    return lambda taken: records.json_lines(records.live(taken, workloads, origin, describer))
 
 
 def _drain(config: Config, ring: Ring, text: Format, reconciler: Reconciler, stop: _Stop) -> int:

@@ -123,6 +123,10 @@ class Ring:
 
     def __exit__(self, *_: object) -> None:
         self._poll.close()
+        self.unmap()
+
+    def unmap(self) -> None:
+        """Let go of the pages; the positions stay with the map."""
         del self._data, self._consumer, self._producer
         self._consumer_page.close()
         self._producer_page.close()
