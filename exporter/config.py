@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from bpf import abi
 from bpf.error import FlowtagError
+from exporter import sink_config
 from identity import address, nat64, port_block
 
 PATH = "/etc/flowtag/flowtag.toml"
@@ -164,6 +165,12 @@ class Config:
     translation: Translation = field(default_factory=Translation)
     identity: Identity = field(default_factory=Identity)
     spool: Spool = field(default_factory=Spool)
+    sinks: dict[str, sink_config.Sink] = field(default_factory=dict)
+
+    @property
+    def spooled(self) -> bool:
+        """Whether records go to the spool first, and to sinks from there."""
+        return self.spool.enabled or bool(self.sinks)
 
 
 def load(path: str | None) -> Config:
@@ -196,12 +203,31 @@ def _value(kind: Any, data: Any, path: str) -> Any:
             if key not in hints:
                 where = f"{path}.{key}" if path else key
                 raise FlowtagError(f"unknown key {where}", f"known here: {', '.join(sorted(hints))}")
+        for wanted in dataclasses.fields(kind):
+            bare = wanted.default is wanted.default_factory is dataclasses.MISSING
+            if bare and wanted.name not in data:
+                raise FlowtagError(f"{path} has no {wanted.name}")
         return kind(
             **{
                 key: _value(hints[key], value, f"{path}.{key}" if path else key)
                 for key, value in data.items()
             }
         )
+    if kind is sink_config.Sink:
+        rest = dict(data) if isinstance(data, dict) else {}
+        sort = rest.pop("type", None)
+        if not isinstance(sort, str) or sort not in sink_config.KINDS:
+            raise FlowtagError(f"{path}.type is {sort!r}", f"use one of {', '.join(sink_config.KINDS)}")
+        return _value(sink_config.KINDS[sort], rest, path)
+    if get_origin(kind) is dict:
+        if not isinstance(data, dict):
+            raise FlowtagError(f"{path} must be a table")
+        for name in data:
+            if not sink_config.NAME.fullmatch(name) or name in sink_config.RESERVED:
+                raise FlowtagError(
+                    f"{path}.{name}: no name for a sink", "use 1 to 24 of a-z, 0-9 and -, but not `spool`"
+                )
+        return {name: _value(get_args(kind)[1], item, f"{path}.{name}") for name, item in data.items()}
     if get_origin(kind) is tuple:
         if not isinstance(data, list):
             raise FlowtagError(f"{path} must be a list")
@@ -215,11 +241,17 @@ def dump(config: Config) -> str:
     """`config` as TOML, every key stated."""
     lines: list[str] = []
     for section in dataclasses.fields(config):
-        lines.append(f"[{section.name}]")
         table = getattr(config, section.name)
-        lines += [f"{e.name} = {_toml(getattr(table, e.name))}" for e in dataclasses.fields(table)]
-        lines.append("")
+        if isinstance(table, dict):
+            for name, sink in table.items():
+                lines += [f"[{section.name}.{name}]", f"type = {_toml(sink.TYPE)}", *_keys(sink), ""]
+        else:
+            lines += [f"[{section.name}]", *_keys(table), ""]
     return "\n".join(lines)
+
+
+def _keys(table: Any) -> list[str]:
+    return [f"{e.name} = {_toml(getattr(table, e.name))}" for e in dataclasses.fields(table)]
 
 
 def _toml(value: object) -> str:

@@ -7,10 +7,14 @@ that are there, delivered and dropped from the sink's marks. So a file that is g
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from exporter.mark import REASONS
-from exporter.spool import Spool
+from exporter import mark, segment
+from exporter.mark import REASONS, Mark
+from exporter.recovery import QUARANTINE
+from exporter.segment import RingId, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +36,44 @@ class Row:
         return self.seen - self.delivered - self.waiting - sum(self.dropped.values())
 
 
-def rows(spool: Spool) -> list[Row]:
-    """One row for each sink, by name."""
+def rows(
+    marks: Iterable[Mark],
+    segments: Collection[Segment],
+    spoilt: Collection[Segment],
+    totals: Mapping[RingId, int],
+) -> list[Row]:
+    """One row for each sink, by name.
+
+    segments: in the spool, the spoilt ones, whose file is set aside, included. totals: how many records
+    each ring ever had.
+    """
     found: dict[str, Row] = {}
-    for account in spool.ledger():
-        mark = account.mark
-        row = found.get(mark.sink, Row(mark.sink, 0, 0, 0, dict.fromkeys(REASONS, 0)))
-        dropped = dict(zip(REASONS, mark.dropped, strict=True))
-        dropped["damaged"] += account.spoilt
-        found[mark.sink] = Row(
-            mark.sink,
-            row.seen + account.total - mark.before,
-            row.delivered + mark.delivered,
-            row.waiting + account.waiting,
+    for one in marks:
+        row = found.get(one.sink, Row(one.sink, 0, 0, 0, dict.fromkeys(REASONS, 0)))
+        ahead = [s for s in segments if s.ring_id == one.ring_id and s.end > one.position]
+        lost = sum(s.records for s in ahead if s in spoilt)
+        dropped = dict(zip(REASONS, one.dropped, strict=True))
+        dropped["damaged"] += lost
+        found[one.sink] = Row(
+            one.sink,
+            row.seen + totals.get(one.ring_id, one.settled) - one.before,
+            row.delivered + one.delivered,
+            row.waiting + sum(s.records for s in ahead) - lost,
             {reason: row.dropped[reason] + dropped[reason] for reason in REASONS},
         )
     return [found[sink] for sink in sorted(found)]
+
+
+def read(directory: str) -> list[Row]:
+    """The same from a spool's directory alone, which may be in use; OSError if there is none."""
+    names = os.listdir(directory)
+    marks = [found for found in map(mark.parse, names) if found is not None]
+    segments = {found for found in map(segment.parse, names) if found is not None}
+    shelf = map(segment.parse, os.listdir(os.path.join(directory, QUARANTINE)))
+    spoilt = {found for found in shelf if found is not None} - segments
+    totals: dict[RingId, int] = {}
+    for item in segments | spoilt:
+        totals[item.ring_id] = max(item.total, totals.get(item.ring_id, 0))
+    for one in marks:
+        totals[one.ring_id] = max(one.settled, totals.get(one.ring_id, 0))
+    return rows(marks, segments | spoilt, spoilt, totals)

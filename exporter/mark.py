@@ -14,14 +14,15 @@ import os
 import re
 from dataclasses import dataclass
 
-from exporter import durable
+from exporter import durable, sink_config
 from exporter.segment import RingId, Segment
 
 REASONS = ("max_bytes", "min_free", "damaged", "missing", "refused")
 """Why records were dropped: the spool's two bounds, spoilt files, files that are gone, the sink's refusal."""
 DELIVERED = "delivered"
-SINK_NAME = re.compile(r"[a-z0-9-]{1,24}")
-_NAME = re.compile(rf"({SINK_NAME.pattern})_([0-9a-f]{{32}})((?:_\d{{1,20}}){{{4 + len(REASONS)}}})\.mark")
+_NAME = re.compile(
+    rf"({sink_config.NAME.pattern})_([0-9a-f]{{32}})((?:_\d{{1,20}}){{{4 + len(REASONS)}}})\.mark"
+)
 
 
 @dataclass(frozen=True, slots=True)

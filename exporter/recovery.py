@@ -69,14 +69,18 @@ def prepare(directory: str) -> None:
         ) from None
 
 
-def set_aside(directory: str, name: str) -> None:
-    """Move a spoilt file to quarantine/, where the newest few are kept; remove it if that fails."""
+def set_aside(directory: str, name: str, *, nobodys: bool = False) -> None:
+    """Move a spoilt file to quarantine/, where the newest few are kept; remove it if that fails.
+
+    nobodys: it has no place among the segments, so its records are not counted.
+    """
     shelf = os.path.join(directory, QUARANTINE)
     path = os.path.join(directory, name)
     try:
-        os.rename(path, os.path.join(shelf, name))
-        os.utime(os.path.join(shelf, name))
-        kept = sorted(os.scandir(shelf), key=lambda entry: entry.stat().st_mtime_ns)
+        aside = os.path.join(shelf, f"{name}.nobodys" if nobodys else name)
+        os.rename(path, aside)
+        os.utime(aside, follow_symlinks=False)
+        kept = sorted(os.scandir(shelf), key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns)
         for entry in kept[:-QUARANTINED_FILES]:
             os.unlink(entry.path)
     except OSError:
@@ -192,7 +196,7 @@ def _cut(directory: str, item: Segment, end: int) -> list[Segment]:
         _remove(os.path.join(directory, item.name))
     except (segment.DamagedError, OSError) as error:
         log.warning("spool: set aside what overlaps another", file=item.name, error=str(error))
-        set_aside(directory, item.name)
+        set_aside(directory, item.name, nobodys=True)
         return []
     log.warning("spool: cut what overlapped another", file=item.name)
     return [made]

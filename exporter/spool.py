@@ -11,13 +11,13 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import structlog
 
-from exporter import columns, durable, label, recovery, segment
+from exporter import columns, durable, label, ledger, recovery, segment, sink_config
 from exporter.config import Spool as Settings
 from exporter.label import Label
+from exporter.ledger import Row
 from exporter.mark import Mark, Marks
 from exporter.recovery import NamesFile
 from exporter.ring import STRIDE, Batch, Ring
@@ -26,23 +26,12 @@ from exporter.segment import MINUTE, BatchKey, RingId, Segment
 BLOCK = 4096  # what a small file takes of most disks
 BATCH_RECORDS = 1 << 16  # a batch is in memory, once for each sink
 GRACE = 2 * 10**9  # ns after a minute's end for names that come late
-NOBODY = "spool"
+(NOBODY,) = sink_config.RESERVED
 """The sink of a spool that has none: it takes nothing, and counts what the bounds drop."""
 
 
 def _room(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A mark, and of its ring: how many records it ever had, how many of them wait, and how many of those
-    that the mark has not come past are spoilt."""
-
-    mark: Mark
-    total: int
-    waiting: int
-    spoilt: int
 
 
 class Spool:
@@ -65,7 +54,7 @@ class Spool:
         for item in [s for group in found.segments.values() for s in group]:
             if item.ring_id == self.ring_id and item.end > ring.producer:
                 structlog.get_logger().error("spool: ahead of the ring, set aside", file=item.name)
-                recovery.set_aside(self.directory, item.name)
+                recovery.set_aside(self.directory, item.name, nobodys=True)
             else:
                 self._batches.setdefault(item.key, []).append(item)
         self._bytes = sum(_room(s.size) for s in self._segments() if s not in self._spoilt)
@@ -289,17 +278,10 @@ class Spool:
             self._doom(done)
         self._unlink()
 
-    def ledger(self) -> list[Account]:
-        """One for each mark."""
+    def ledger(self) -> list[Row]:
+        """Where every record is, for each sink."""
         with self._changed:
-            found = []
-            segments = [*self._segments()]
-            for mark in self._marks.all():
-                ahead = [s for s in segments if s.ring_id == mark.ring_id and s.end > mark.position]
-                spoilt = sum(s.records for s in ahead if s in self._spoilt)
-                waiting = sum(s.records for s in ahead) - spoilt
-                found.append(Account(mark, self.totals.get(mark.ring_id, mark.settled), waiting, spoilt))
-            return found
+            return ledger.rows(self._marks.all(), [*self._segments()], self._spoilt, self.totals)
 
     def _pass(self, sinks: Iterable[str], items: Iterable[Segment], outcome: str) -> None:
         for item in items:

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter import durable, recovery, segment
+from exporter import durable, ledger, recovery, segment
 from exporter.config import Spool as Settings
 from exporter.label import NOBODY, Label
-from exporter.ledger import rows
 from exporter.ring import STRIDE, Ring
 from exporter.spool import BATCH_RECORDS, Spool
 from tests.rig.ring_file import RingFile, RingWriter, records
@@ -86,8 +85,9 @@ def cookies(settings: Settings) -> list[int]:
 
 
 def assert_balanced(spool: Spool) -> None:
-    for row in rows(spool):
+    for row in spool.ledger():
         assert row.unaccounted == 0, row
+    assert ledger.read(spool.directory) == spool.ledger()
 
 
 def test_append_puts_records_on_disk_for_root_alone(
@@ -328,7 +328,7 @@ def test_damaged_segment_is_set_aside_and_counted(
     close(spool)
     assert [p.name for p in (Path(settings.directory) / "quarantine").iterdir()] == [path.name]
     for _ in range(2):
-        (row,) = rows(spool)
+        (row,) = spool.ledger()
         assert (row.seen, row.waiting, row.dropped["damaged"], row.unaccounted) == (12, 8, 4, 0)
         spool = open_spool(settings, ring, "a")
     close(spool)
@@ -337,7 +337,7 @@ def test_damaged_segment_is_set_aside_and_counted(
     assert [spool.spoilt(s) for s in found[1]] == [False, True, False]
     spool.settle("a", found[1], "delivered")
     for _ in range(2):
-        (row,) = rows(spool)
+        (row,) = spool.ledger()
         assert (row.delivered, row.waiting, row.dropped["damaged"], row.unaccounted) == (8, 0, 4, 0)
         spool = open_spool(settings, ring, "a")
     assert files(settings) == []
@@ -429,7 +429,7 @@ def test_max_bytes_drops_the_oldest_and_counts(settings: Settings, ring: Ring, w
         fill(spool, ring, writer, 1, number, at=number)
         spool.enforce()
     assert cookies(settings) == list(range(10, count + 10))
-    (row,) = rows(open_spool(small, ring, "a"))
+    (row,) = open_spool(small, ring, "a").ledger()
     assert row.dropped["max_bytes"] == 10
     assert (row.waiting, row.seen, row.unaccounted) == (count, count + 10, 0)
 
@@ -443,12 +443,12 @@ def test_file_that_somebody_removed_is_missing_in_the_ledger(
     close(spool)
     files(settings)[0].unlink()
     spool = open_spool(settings, ring, "a")
-    (row,) = rows(spool)
+    (row,) = spool.ledger()
     assert row.unaccounted == 4, "the ledger says so at once"
     found = spool.next_batch("a", 0)
     assert found
     spool.settle("a", found[1], "delivered")
-    (row,) = rows(spool)
+    (row,) = spool.ledger()
     assert (row.dropped["missing"], row.delivered, row.unaccounted) == (4, 8, 0)
 
 
@@ -466,7 +466,7 @@ def test_new_sink_begins_with_what_waits(settings: Settings, ring: Ring, writer:
     found = spool.next_batch("new", 0)
     assert found
     spool.settle("new", found[1], "delivered")
-    by_sink = {row.sink: row for row in rows(spool)}
+    by_sink = {row.sink: row for row in spool.ledger()}
     assert (by_sink["new"].seen, by_sink["new"].delivered) == (3, 3)
     assert (by_sink["a"].seen, by_sink["a"].waiting) == (7, 3)
     assert_balanced(spool)
