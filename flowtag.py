@@ -23,9 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     hooks.cli.add_commands(subparsers)
     exporter.cli.add_commands(subparsers)
-    args = parser.parse_args(argv)
     try:
-        code: int = args.run(args)
+        try:
+            args = parser.parse_args(argv)
+            code = int(args.run(args))
+        except SystemExit as end:  # argparse's, after --help or a usage error
+            code = int(end.code or 0)
         if sys.stdout:
             sys.stdout.flush()
     except FlowtagError as error:

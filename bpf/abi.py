@@ -188,7 +188,17 @@ ROOT_MAX = 32
 ROOT = Layout("ft_root", ("name", "32s"), ("len", "I"), ("prefix", "I"))
 CONFIG_HEAD = Layout("ft_config", ("host_netns", "Q"), ("host_needs_claim", "I"), ("roots", "I"))
 COMM_LEN = 16
-STATE = Layout("ft_state", ("host_workload", "Q"), ("gaps", "Q"), ("gaps_closed", "Q"), ("open_flows", "Q"))
+HOST_MAX = 8
+HOST_NEVER = (1 << 64) - 1
+HOST = Layout("ft_host", ("workload", "Q"), ("since", "Q"))
+STATE = Layout(
+    "ft_state",
+    ("host_last", "Q"),
+    ("gaps", "Q"),
+    ("gaps_closed", "Q"),
+    ("open_flows", "Q"),
+    ("host", f"{HOST_MAX * HOST.size}s"),
+)
 
 # Pinned maps: kernel map type, key and value layout (None: the kernel's own).
 HASH, ARRAY, PERCPU_ARRAY, LPM_TRIE, SK_STORAGE, RINGBUF = 1, 2, 6, 11, 24, 27

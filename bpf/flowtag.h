@@ -13,6 +13,8 @@
 #define FT_COMM_LEN 16
 #define FT_ROOT_LEN 32
 #define FT_ROOT_MAX 32
+#define FT_HOST_MAX 8
+#define FT_HOST_NEVER 0xffffffffffffffffULL
 #define FT_UNKNOWN32 0xffffffffU /* a number that the kernel did not know */
 
 /* Values of ft_owner.workload that name no workload; real ids are random and above FT_OWNER_SPECIAL. */
@@ -31,7 +33,7 @@ enum ft_owner_flag {
 				    in ft_cgroup: such a container shares this cgroup and the host's network */
 	FT_OWNER_RECONCILED = 4, /* written by the exporter, not by the hook */
 	FT_OWNER_ONCE = 8,	 /* in ft_port: for the next connect only, which consumes it */
-	FT_OWNER_ADDRESS = 16,	 /* in ft_addr: who has an address, for people; attributes nothing */
+	FT_OWNER_ADDRESS = 16, /* in ft_addr: who has an address, for people; attributes nothing */
 };
 
 enum ft_netns_kind {
@@ -268,15 +270,23 @@ struct ft_config {
 	__u32 activator_cgroups;
 };
 
+/* One identity of the host: its incarnation, and the time from which on sockets that open are its. */
+struct ft_host {
+	__u64 workload; /* 0: not known */
+	__u64 since;	/* CLOCK_BOOTTIME ns; FT_HOST_NEVER: not in force yet */
+};
+
 /*
  * State shared with the exporter while the programs run (.bss). Two counters, each with one writer,
  * instead of a flag: a walk closes the gaps that it saw and none that opened meanwhile.
  */
 struct ft_state {
-	__u64 host_workload; /* current incarnation of the host's identity */
-	__u64 gaps;	     /* cgroups that ft_cgroup had no room for; the kernel counts */
+	__u64 host_last; /* how often the host's identity changed: the last one is host[host_last % MAX] */
+	__u64 gaps;	   /* cgroups that ft_cgroup had no room for; the kernel counts */
 	__u64 gaps_closed; /* gaps at the last whole walk; the exporter writes. Not equal: degraded */
 	__u64 open_flows; /* what flowtag_open counted: flows that have not closed */
+	struct ft_host
+		host[FT_HOST_MAX]; /* the last ones, one of them being written; by the exporter */
 };
 
 _Static_assert(sizeof(struct ft_owner) == 32, "ft_owner");
@@ -289,6 +299,7 @@ _Static_assert(sizeof(struct ft_flow) == 72, "ft_flow");
 _Static_assert(sizeof(struct ft_event) == 168, "ft_event");
 _Static_assert(sizeof(struct ft_event) % 8 == 0, "records of one size keep the ring an array");
 _Static_assert(sizeof(struct ft_root) == 40, "ft_root");
-_Static_assert(sizeof(struct ft_state) == 32, "ft_state");
+_Static_assert(sizeof(struct ft_host) == 16, "ft_host");
+_Static_assert(sizeof(struct ft_state) == 160, "ft_state");
 
 #endif

@@ -13,6 +13,33 @@ static __always_inline bool claim_missing(const struct ft_flow *flow)
 	       (flow->flags & FT_FLOW_ADOPTED || flow->time_open >= gap->since);
 }
 
+/*
+ * The host's identity that was in force when the socket opened. The exporter fills the next element before
+ * it counts host_last up, and not faster than twice a second, so none that is looked at here changes
+ * meanwhile. An adopted socket may have opened under any identity: it gets the first that this program
+ * knew, and only if it was seen while there was no other.
+ */
+static __always_inline void host_identity(struct verdict *v, const struct ft_flow *flow)
+{
+	__u64 last = *(volatile __u64 *)&state.host_last;
+
+	for (__u32 i = 0; i < FT_HOST_MAX - 1 && i <= last; i++) {
+		struct ft_host *host = &state.host[(last - i) % FT_HOST_MAX];
+		__u64 since = *(volatile __u64 *)&host->since;
+
+		if (flow->time_open < since)
+			continue;
+		if (flow->flags & FT_FLOW_ADOPTED && i != last)
+			break;
+		if (host->workload)
+			give(v, host->workload, FT_RULE_HOST);
+		else
+			refuse(v, FT_REASON_NO_CLAIM);
+		return;
+	}
+	refuse(v, FT_REASON_EXPIRED);
+}
+
 /* In the host's namespace no claim means the host, where that can be trusted. */
 static __always_inline void host_owner(struct verdict *v, const struct ft_flow *flow,
 				       struct cgroup *cgroup)
@@ -24,10 +51,8 @@ static __always_inline void host_owner(struct verdict *v, const struct ft_flow *
 	else if (cgroup && !(cgroup->self.flags & CSS_ONLINE))
 		/* Its claim may have been collected with the cgroup, so an absent one says nothing. */
 		refuse(v, FT_REASON_EXPIRED);
-	else if (!state.host_workload)
-		refuse(v, FT_REASON_NO_CLAIM);
 	else
-		give(v, state.host_workload, FT_RULE_HOST);
+		host_identity(v, flow);
 }
 
 static __always_inline void resolve(struct verdict *v, const struct sock *sk, struct ft_flow *flow)

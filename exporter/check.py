@@ -28,12 +28,13 @@ Check = Callable[[Config], Iterator[Finding]]
 
 def check(config: Config, as_json: bool) -> int:
     """Print what is found; 1 if something fails."""
-    from exporter import check_host, check_state
+    from exporter import check_host, check_identity, check_state
 
-    found = [*run(check_host.CHECKS, config), *run(check_state.CHECKS, config)]
+    checks = (*check_host.CHECKS, *check_identity.CHECKS, *check_state.CHECKS)
+    found = list(run(checks, config))
     if as_json:
-        checks = [asdict(finding) for finding in found]
-        print(json.dumps({"healthy": healthy(found), "checks": checks}, indent=2))
+        findings = [asdict(finding) for finding in found]
+        print(json.dumps({"healthy": healthy(found), "checks": findings}, indent=2))
     else:
         print("\n".join(text(found)))
     return 0 if healthy(found) else 1

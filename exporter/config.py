@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
 from bpf import abi
 from bpf.error import FlowtagError
 from exporter import sink_config
-from identity import address, nat64, port_block
+from identity import address, instance, nat64, port_block
+from identity.certificate import Certificate
+from identity.instance import Static
+from identity.instance_document import Document
 
 PATH = "/etc/flowtag/flowtag.toml"
 
@@ -106,8 +111,12 @@ class Translation:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """[identity] where names and labels come from, beside what the hook wrote: docs/identity.md.
+    """[identity] who this host is (docs/ec2.md), and where names and labels come from, beside what the hook
+    wrote (docs/identity.md).
 
+    order: the sources of the host's identity, the best first, ending with hostname; `document` asks the
+    metadata service, so it is not in it until named. stale_seconds: how long an identity stands that its
+    source does not confirm any more. poll_seconds: how often to look where no change is announced.
     docker: "auto" is /run/docker.sock, whenever that is there; "off"; or the path of the API's socket.
     podman: "auto" is /var/lib/containers/storage; "off"; or the path of another storage.
     app_labels: a tenant's labels that may set `app`, the first that is there; none unless named here.
@@ -120,8 +129,24 @@ class Identity:
     app_labels: tuple[str, ...] = ()
     kubernetes: str = "auto"
     kubernetes_node: str = ""
+    order: tuple[str, ...] = ("certificate", "static", "hostname")
+    stale_seconds: int = 3600
+    poll_seconds: int = 10
+    certificate: Certificate = field(default_factory=Certificate)
+    document: Document = field(default_factory=Document)
+    static: Static = field(default_factory=Static)
 
     def __post_init__(self) -> None:
+        unknown = [name for name in self.order if name not in instance.SOURCES]
+        if unknown or len(set(self.order)) != len(self.order) or self.order[-1:] != ("hostname",):
+            raise FlowtagError(
+                f"identity.order is {list(self.order)}",
+                f"use some of {', '.join(instance.SOURCES)}, each once, hostname at the end",
+            )
+        if not 0 <= self.stale_seconds <= 30 * 86_400:
+            raise FlowtagError(f"identity.stale_seconds is {self.stale_seconds}", "use 0 to 2592000")
+        if not 1 <= self.poll_seconds <= 3600:
+            raise FlowtagError(f"identity.poll_seconds is {self.poll_seconds}", "use 1 to 3600")
         for key in ("docker", "podman", "kubernetes"):
             value = getattr(self, key)
             if value not in ("auto", "off") and not (value.startswith("/") and value.isprintable()):
@@ -157,6 +182,32 @@ class Spool:
 
 
 @dataclass(frozen=True, slots=True)
+class Metrics:
+    """[metrics] numbers for Prometheus. listen: ADDRESS:PORT of an HTTP server; empty: none."""
+
+    listen: str = ""
+
+    def __post_init__(self) -> None:
+        if self.listen:
+            try:
+                endpoint(self.listen)
+            except ValueError:
+                raise FlowtagError(
+                    f"metrics.listen is {self.listen!r}",
+                    "use an address and a port: 127.0.0.1:9464, [::1]:9464",
+                ) from None
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """Address and port of ADDRESS:PORT or [ADDRESS]:PORT; ValueError for all else."""
+    host, _, port = text.rpartition(":")
+    number = int(port)
+    if not 0 < number < 65536 or not port.isascii():
+        raise ValueError(port)
+    return str(ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))), number
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What is in force. Sections are named after each folder's concern."""
 
@@ -164,6 +215,7 @@ class Config:
     exporter: Exporter = field(default_factory=Exporter)
     translation: Translation = field(default_factory=Translation)
     identity: Identity = field(default_factory=Identity)
+    metrics: Metrics = field(default_factory=Metrics)
     spool: Spool = field(default_factory=Spool)
     sinks: dict[str, sink_config.Sink] = field(default_factory=dict)
 
@@ -203,10 +255,10 @@ def _value(kind: Any, data: Any, path: str) -> Any:
             if key not in hints:
                 where = f"{path}.{key}" if path else key
                 raise FlowtagError(f"unknown key {where}", f"known here: {', '.join(sorted(hints))}")
-        for wanted in dataclasses.fields(kind):
-            bare = wanted.default is wanted.default_factory is dataclasses.MISSING
-            if bare and wanted.name not in data:
-                raise FlowtagError(f"{path} has no {wanted.name}")
+        for entry in dataclasses.fields(kind):
+            needed = entry.default is entry.default_factory is dataclasses.MISSING
+            if needed and entry.name not in data:
+                raise FlowtagError(f"{path} has no key {entry.name}")
         return kind(
             **{
                 key: _value(hints[key], value, f"{path}.{key}" if path else key)
@@ -232,6 +284,10 @@ def _value(kind: Any, data: Any, path: str) -> Any:
         if not isinstance(data, list):
             raise FlowtagError(f"{path} must be a list")
         return tuple(_value(get_args(kind)[0], item, f"{path}[]") for item in data)
+    if get_origin(kind) is Mapping:
+        if not isinstance(data, dict):
+            raise FlowtagError(f"{path} must be a table")
+        return {key: _value(get_args(kind)[1], item, f"{path}.{key}") for key, item in data.items()}
     if type(data) is not kind:
         raise FlowtagError(f"{path} must be of type {kind.__name__}, not {type(data).__name__}")
     return data
@@ -242,16 +298,29 @@ def dump(config: Config) -> str:
     lines: list[str] = []
     for section in dataclasses.fields(config):
         table = getattr(config, section.name)
-        if isinstance(table, dict):
-            for name, sink in table.items():
-                lines += [f"[{section.name}.{name}]", f"type = {_toml(sink.TYPE)}", *_keys(sink), ""]
-        else:
-            lines += [f"[{section.name}]", *_keys(table), ""]
+        named = table if isinstance(table, dict) else {}
+        for name, sink in named.items():
+            lines += [*_section(f"{section.name}.{name}", sink)]
+        if not isinstance(table, dict):
+            lines += _section(section.name, table)
     return "\n".join(lines)
 
 
-def _keys(table: Any) -> list[str]:
-    return [f"{e.name} = {_toml(getattr(table, e.name))}" for e in dataclasses.fields(table)]
+def _section(path: str, table: Any) -> Iterator[str]:
+    """A table with its keys, then the tables below it."""
+    yield f"[{path}]"
+    if isinstance(table, sink_config.Sink):
+        yield f"type = {_toml(table.TYPE)}"
+    below: list[tuple[str, Any]] = []
+    for entry in dataclasses.fields(table):
+        value = getattr(table, entry.name)
+        if dataclasses.is_dataclass(value):
+            below.append((f"{path}.{entry.name}", value))
+        else:
+            yield f"{entry.name} = {_toml(value)}"
+    yield ""
+    for name, inner in below:
+        yield from _section(name, inner)
 
 
 def _toml(value: object) -> str:
@@ -259,6 +328,11 @@ def _toml(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if dataclasses.is_dataclass(value):
+        value = {entry.name: getattr(value, entry.name) for entry in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, str):
         return '"' + "".join(_character(c) for c in value) + '"'
     return str(value)

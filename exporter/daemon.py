@@ -9,21 +9,26 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 
 from bpf.error import FlowtagError
-from exporter import activators, counters, garbage, host, log, programs, records
+from exporter import activators, counters, describe, garbage, host, log, metrics, programs, records
 from exporter.batch import Origin
 from exporter.config import Config
 from exporter.describe import Describer
 from exporter.directories import prepare
+from exporter.host_life import HostLife
 from exporter.lock import Lock
 from exporter.reconcile import Reconciler
 from exporter.ring import Batch, Ring
 from exporter.workloads import Workloads
 from identity import cgroup, engines, nat64, netns
 from identity.pinned import open_map
+
+if TYPE_CHECKING:
+    from exporter.spooling import Spooling
 
 Format = Callable[[Batch], str]
 COLLECT_SECONDS = 30
@@ -46,7 +51,8 @@ def run(config: Config, output: str, seconds: float | None) -> int:
         open_map("ft_count", config.host.pin_directory) as count_map,
     ):
         loaded.attach(programs.CGROUP_PROGRAMS)
-        loaded.host_workload.set(host.claim_host(workload_map))
+        life = HostLife(config, workload_map, loaded.host)
+        life.begin()
         reconciler = Reconciler(config, loaded, count_map)
         reconciler.tick()
         loaded.attach(programs.FLOW_PROGRAMS)
@@ -54,9 +60,29 @@ def run(config: Config, output: str, seconds: float | None) -> int:
         logger.info("attached", pins=config.host.pin_directory, namespaces=visited)
         try:
             # Sources start their threads here, after attaching: their imports must not delay that.
-            with Ring(loaded.map_fd("ft_events")) as ring, Describer(config.identity) as describer:
-                text = _format(config, output, ring, Workloads(workload_map), describer)
-                written = _drain(config, ring, text, reconciler, stop)
+            workloads = Workloads(workload_map)
+            sources = [life.names, *describe.open_sources(config.identity)]
+            with (
+                Ring(loaded.map_fd("ft_events")) as ring,
+                Describer(config.identity, sources) as describer,
+                life,
+                metrics.serve(config.metrics, [metrics.host(life)]),
+            ):
+                text = _format(config, output, ring, workloads, describer)
+
+                def tick() -> None:
+                    reconciler.tick()
+                    if life.tick():
+                        workloads.forget()
+
+                if config.spooled:
+                    from exporter import spooling  # pyarrow, for those who spool
+
+                    with spooling.start(config, output, ring, workloads, describer) as way:
+                        written = _follow(config, way, text, tick, stop)
+                    way.report()
+                else:
+                    written = _drain(config, ring, text, tick, stop)
         finally:
             totals = counters.read(count_map)
             totals["recursion_misses"] = loaded.recursion_misses()
@@ -106,7 +132,7 @@ def _format(config: Config, output: str, ring: Ring, workloads: Workloads, descr
     return lambda taken: records.json_lines(records.live(taken, workloads, origin, describer))
 
 
-def _drain(config: Config, ring: Ring, text: Format, reconciler: Reconciler, stop: _Stop) -> int:
+def _drain(config: Config, ring: Ring, text: Format, tick: Callable[[], None], stop: _Stop) -> int:
     """Until `stop`: what is in the ring goes out, and only then its room back to the kernel."""
     written = 0
     collected = time.monotonic()
@@ -115,6 +141,7 @@ def _drain(config: Config, ring: Ring, text: Format, reconciler: Reconciler, sto
         last = bool(stop)
         if not last:
             ring.wait(config.exporter.drain_ms / 1000)
+        tick()  # first, so that what is in the ring goes out under the names that are known now
         while True:
             batch = ring.take()
             if batch.count == 0:
@@ -129,7 +156,28 @@ def _drain(config: Config, ring: Ring, text: Format, reconciler: Reconciler, sto
                 stop.writing = False
             ring.release(batch.end)
             written += len(batch.records)
-        reconciler.tick()
+        if time.monotonic() - collected > COLLECT_SECONDS:
+            _collect(config)
+            collected = time.monotonic()
+    return written
+
+
+def _follow(config: Config, way: Spooling, text: Format, tick: Callable[[], None], stop: _Stop) -> int:
+    """Until `stop`: the live tap, beside the threads that spool; how many records it showed."""
+    written = 0
+    collected = time.monotonic()
+    while not stop:
+        taken = way.live(config.exporter.drain_ms / 1000)
+        if taken is not None:
+            try:
+                stop.writing = True
+                _write(text(taken))
+            except ClosedOutput:
+                return written
+            finally:
+                stop.writing = False
+            written += len(taken.records)
+        tick()
         if time.monotonic() - collected > COLLECT_SECONDS:
             _collect(config)
             collected = time.monotonic()

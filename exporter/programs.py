@@ -18,6 +18,7 @@ from bpf import abi, libbpf
 from bpf import loaded as pinned
 from bpf.error import FlowtagError
 from exporter import namespaces
+from exporter.host_history import HostHistory
 from identity.pinned import open_map
 
 OBJECT = os.path.join(os.path.dirname(os.path.abspath(libbpf.__file__)), "flow.bpf.o")
@@ -137,7 +138,7 @@ class Programs:
         self._object.write(".rodata", knobs.pack())
         self._object.load()
         state = self._object.share(".bss")
-        self.host_workload = libbpf.Word(state, 0)
+        self.host = HostHistory(state)
         self.gaps = libbpf.Word(state, 8)
         self._gaps_closed = libbpf.Word(state, 16)
         self._open_flows = libbpf.Word(state, 24)

@@ -18,14 +18,19 @@ from types import TracebackType
 import structlog
 
 from bpf.error import FlowtagError
+from exporter import host
 from exporter.config import Config
 from exporter.delivery import Delivery
-from exporter.label import Label
+from exporter.describe import Describer
+from exporter.label import Label, label
 from exporter.ledger import Row
 from exporter.records import boot_to_wall
 from exporter.ring import STRIDE, Batch, Ring
 from exporter.sink import Sink
+from exporter.sink_config import Json
+from exporter.sinks import open_sinks
 from exporter.spool import Spool
+from exporter.workloads import Workloads
 from identity import nat64
 
 TAKE = 1 << 15  # records of a segment, at most: they are in memory twice
@@ -106,6 +111,23 @@ class Spooling:
         """Where every record is, for each sink."""
         return self.spool.ledger()
 
+    def report(self) -> None:
+        """Log the ledger: what still waits is delivered by the next run."""
+        log = structlog.get_logger()
+        for row in self.ledger():
+            dropped = {f"dropped_{reason}": count for reason, count in row.dropped.items() if count}
+            log.info(
+                "ledger",
+                sink=row.sink,
+                seen=row.seen,
+                delivered=row.delivered,
+                waiting=row.waiting,
+                unaccounted=row.unaccounted,
+                **dropped,
+            )
+        if self.untapped:
+            log.warning("standard output was too slow", records_not_shown=self.untapped)
+
     def _write(self) -> None:
         try:
             while not self._stop.is_set():
@@ -177,3 +199,20 @@ class Spooling:
             self._tap.put_nowait(Batch(taken.records[written], taken.sequence[written], taken.count, end))
         except queue.Full:
             self.untapped += int(written.sum())
+
+
+def start(config: Config, output: str, ring: Ring, workloads: Workloads, describer: Describer) -> Spooling:
+    """What `flowtag run` needs beside its own loop; `output` is that of the live tap, or none."""
+    for name, sink in config.sinks.items():
+        if output != "none" and isinstance(sink, Json) and sink.path == "-":
+            raise FlowtagError(
+                f"sinks.{name} writes to standard output, and so does --output {output}", "use --output none"
+            )
+    return Spooling(
+        config,
+        ring,
+        (host.host_id(), host.boot_id()),
+        lambda owner: label(workloads.get(owner), describer),
+        open_sinks(config.sinks),
+        tapped=output != "none",
+    )

@@ -18,8 +18,9 @@ class Workloads:
     """A bounded cache in front of the pinned map.
 
     A workload's entry is written before its keys and does not change but for its end, so what was
-    read once stays true; an id that is not there is asked for again. What engines say beside it does
-    change, so that is not kept here: exporter/describe.py asks for it with every batch.
+    read once stays true (the host's may change: forget() then); an id that is not there is asked for
+    again. What engines say beside it does change, so that is not kept here: exporter/describe.py asks for
+    it with every batch.
     """
 
     def __init__(self, workload_map: Map, room: int = 16384) -> None:

@@ -53,7 +53,7 @@ def handle(runtime_pid: str, event: str, run: str) -> str:
     pid = state.get("pid")
     if type(pid) is not int or pid <= 0:
         return "ignored"  # nothing to find cgroup and namespace by
-    config = read_config(bundle) if "annotations" not in state else None
+    config = read_config(bundle) if oci.needs_config(state) else None
     workload = oci.from_oci(state, config)
     if workload.pod and workload.kind == KIND_CONTAINER and place.sandboxed(runtime_pid):
         return "ignored"  # only the pod has processes on the host

@@ -34,20 +34,41 @@ class Options(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A file before and after; None: it is not there."""
+    """A file before and after; None: it is not there.
+
+    mode: of a file that is made; one that is there keeps its own, and its owner. link: it is a symbolic
+    link, and before and after are what it points to.
+    """
 
     path: str
     before: bytes | None
     after: bytes | None
     mode: int = 0o644
+    link: bool = False
 
 
 class Plan(NamedTuple):
-    """What to write, in this order, and what the reader has to do then (`systemctl reload docker`)."""
+    """What to write, in this order, and what the reader has to do then (`systemctl reload docker`).
+
+    wraps: the real runtime's path, which the wrapper has to execute; empty where the engine is not told
+    to use the wrapper.
+    """
 
     changes: tuple[Change, ...] = ()
     then: str = ""
     notes: tuple[str, ...] = ()
+    wraps: str = ""
+
+
+class Reference(NamedTuple):
+    """A container that still names the stub, the wrapper or the engine's runtime entry.
+
+    engine: a Runtime's name; container: its name where that is known, else its id; file: what says so.
+    """
+
+    engine: str
+    container: str
+    file: str
 
 
 class State(NamedTuple):
@@ -55,7 +76,7 @@ class State(NamedTuple):
 
     registered: its configuration says so; effective: the running engine does it, None where that cannot be
     asked; restart: what would make it effective (a command), empty if nothing is needed;
-    problem: what needs a hand, empty if nothing does.
+    problem: what needs a hand, empty if nothing does; detail: the file or directory that says so.
     """
 
     registered: bool

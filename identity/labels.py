@@ -30,16 +30,11 @@ def tenant(labels: object) -> dict[str, str]:
         return {}
     pairs = ((k, v) for k, v in labels.items() if isinstance(k, str) and isinstance(v, str))
     kept: dict[str, str] = {}
-    exact: set[str] = set()
     room = ROOM
     for key, value in heapq.nsmallest(MOST, pairs, lambda pair: pair[0]):
         name = fit(key, KEY_ROOM)
         # After the cleaning: "\0flowtag.io/" must not become what it pretends to be.
-        if not name or name.startswith(RESERVED) or name in exact:
-            continue
-        if name == key:
-            exact.add(name)
-        elif name in kept:
+        if not name or name.startswith(RESERVED) or (name != key and name in kept):
             continue
         text = fit(value, VALUE_ROOM)
         room -= len(name.encode()) + len(text.encode())

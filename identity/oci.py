@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """OCI state (and config.json) to the workload that it names.
 
-The engine is told by the bundle's path, which the engine chooses; only then are annotations read,
-and only the keys that this engine sets itself. A Docker or Podman user may write any annotation, so
-there none is believed. Everything is untrusted: a wrong type counts as absent, nothing raises.
+The engine is told by the bundle's path and the cgroup's name, which the engine chooses; only then are
+annotations read, and only the keys that this engine sets itself. A Docker or Podman user may write any
+annotation, so there none is believed. Everything is untrusted: a wrong type counts as absent, nothing raises.
 """
 
 from __future__ import annotations
@@ -48,7 +48,16 @@ def annotations_of(state: object, config: object) -> dict[str, str]:
     return {}
 
 
-def engine(bundle: str, container_id: str, notes: dict[str, str]) -> tuple[str, str]:
+def needs_config(state: object) -> bool:
+    """Whether the bundle's config.json has to be read: for annotations, or to tell CRI-O from Podman."""
+    notes = state.get("annotations") if isinstance(state, dict) else None
+    return not isinstance(notes, dict) or (
+        text(state, "bundle").endswith("/userdata")
+        and (text(notes, "io.container.manager") == "cri-o" or "io.kubernetes.cri-o.ContainerID" in notes)
+    )
+
+
+def engine(bundle: str, container_id: str, config: object) -> tuple[str, str]:
     """Which engine made a bundle: its name, and the containerd namespace where there is one."""
     parts = bundle.rstrip("/").split("/")
     if container_id and parts[-1] == container_id and len(parts) > 3:
@@ -62,10 +71,13 @@ def engine(bundle: str, container_id: str, notes: dict[str, str]) -> tuple[str, 
         and parts[-2] == container_id
         and parts[-3].endswith("-containers")  # containers/storage, by driver: overlay-, vfs-
     ):
-        # Both set io.container.manager over what a user asked for; without it CRI-O's own keys tell.
-        manager = notes.get("io.container.manager")
-        ours = notes.get("io.kubernetes.cri-o.ContainerID") == container_id
-        return ("crio" if manager == "cri-o" or (manager is None and ours) else "podman"), ""
+        # Not told by io.container.manager: Podman lets a user's --annotation replace its own (4.3 and 5.8).
+        # Both engines name the cgroup after themselves below whatever parent was asked for: CRI-O's
+        # containerCgroupPath and Podman's libpod-ID, or SLICE:crio:ID for systemd.
+        linux = config.get("linux") if isinstance(config, dict) else None
+        path = text(linux, "cgroupsPath")
+        ours = path.endswith((f"/crio-{container_id}", f":crio:{container_id}"))
+        return ("crio" if ours else "podman"), ""
     return "runc", ""
 
 
@@ -76,7 +88,7 @@ def from_oci(state: object, config: object = None) -> Workload:
     """
     container_id = text(state, "id")
     notes = annotations_of(state, config)
-    runtime, space = engine(text(state, "bundle"), container_id, notes)
+    runtime, space = engine(text(state, "bundle"), container_id, config)
     keys: dict[str, str] = {}
     sandbox = False
     if runtime == "containerd" and space == "k8s.io":

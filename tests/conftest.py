@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bpf import build
+from hooks import edit, installed
 
 NO_SKIP = os.environ.get("FLOWTAG_TEST_NO_SKIP") == "1"
 _serial = itertools.count()
@@ -26,6 +29,16 @@ def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"FLOWTAG_TEST_NO_SKIP=1, and this was skipped: {reason}"
+
+
+def pytest_configure() -> None:
+    """Let SIGTERM (of `timeout`) end every `with` on its way out: engines outlive a killed pytest."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # timeout sends it twice: to us and to our group
+        pytest.exit("ended by SIGTERM")
+
+    signal.signal(signal.SIGTERM, end)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,3 +83,19 @@ def pin_directory(kernel: None) -> Iterator[Path]:
 def run_directory(tmp_path: Path) -> Path:
     """A name for a private /run/flowtag; not made."""
     return tmp_path / "run"
+
+
+@pytest.fixture(autouse=True)
+def leave_the_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may register on the machine that it runs on: one that tries fails instead."""
+
+    def guarded(real: Callable[..., Any], path_of: Callable[[Any], str]) -> Callable[..., Any]:
+        def call(first: Any, *arguments: Any, **options: Any) -> Any:
+            path = path_of(first)
+            assert not path.startswith(("/etc/", "/usr/", "/var/")), f"a test would change {path}"
+            return real(first, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(edit, "apply", guarded(edit.apply, lambda change: str(change.path)))
+    monkeypatch.setattr(installed, "install", guarded(installed.install, str))

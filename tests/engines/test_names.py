@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of real engines' containers in real records: current, labelled, and no matter what the daemon does.
 
-No hook is registered: the exporter finds the containers by their cgroups and has only their ids.
+Where no hook is in place the exporter finds the containers by their cgroups and has only their ids.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from hooks.cli import hooks_object
 from tests.rig.docker import IMAGE, Docker
 from tests.rig.exporter import Exporter, Record
 from tests.rig.podman import Podman
 from tests.rig.puppet import Puppet
+from tests.rig.wrapper import make_wrapper
 
 LABELS = ("--label", "team=shop", "--label", "com.docker.compose.service=web", "--label", "flowtag.io/x=y")
 
@@ -86,6 +88,29 @@ def test_docker_container_has_its_current_names(docker: Docker, tmp_path: Path, 
         host.await_record(lambda record: record["labels"]["flowtag.io/networks"] == "bridge,second")
         docker.command("network", "disconnect", "second", "shop")
         host.await_record(lambda record: record["labels"]["flowtag.io/networks"] == "bridge")
+
+
+def test_docker_container_with_a_hook_has_its_names_from_the_first_flow(
+    docker: Docker, tmp_path: Path, pin_directory: Path
+) -> None:
+    config = tables(str(docker.socket), "off")
+    with Exporter(tmp_path, pin_directory, engine_roots=[docker.cgroup_root], tables=config) as exporter:
+        exporter.await_log("names from Docker")
+        hooks = hooks_object(str(exporter.run_directory))
+        wrapper = make_wrapper(docker.directory, "runc", name="runc-flowtag", hooks=hooks)
+        docker.settings["runtimes"] = {"flowtag": {"path": str(wrapper)}}
+        docker.write_config()
+        docker.reload()
+        puppet = Puppet(tmp_path / "web", "web")
+        container = docker.run("web", puppet, "--runtime", "flowtag", *LABELS)
+        found = Host(exporter, puppet, docker.bridge.ipv4).record()
+        assert (found["runtime"], found["container_id"], found["identity_source"]) == (
+            "docker",
+            container,
+            "hook",
+        )
+        assert (found["workload"], found["container"], found["image"]) == ("web", "web", IMAGE)
+        assert found["labels"]["team"] == "shop"
 
 
 def test_docker_daemon_that_is_away_costs_no_names(

@@ -7,6 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.rig.exporter import COMMAND
 
 PRINT = (COMMAND, "check", "--print-config")
@@ -54,9 +56,19 @@ def test_closed_pipe_ends_quietly() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_full_device_is_one_line() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [PRINT, (COMMAND, "--help")], ids=["check", "help"])
+def test_full_device_is_one_line(command: tuple[str, ...], unbuffered: str) -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:
-        done = subprocess.run(PRINT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            text=True,
+            timeout=30,
+            check=False,
+        )
     assert (done.returncode, done.stderr) == (1, "flowtag: No space left on device\n")
 
 

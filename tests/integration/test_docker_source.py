@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -179,6 +180,27 @@ def test_hostile_events_cost_no_others(daemon: FakeDocker, docker: Docker) -> No
     daemon.run(A, "web")
     await_names(docker, A, "web")
     assert daemon.count("/containers/json") == 1, "the connection was given up"
+
+
+def test_event_is_looked_at_once(daemon: FakeDocker, docker: Docker) -> None:
+    until(lambda: daemon.count("/events") > 0)
+    daemon.run(A, "web")
+    await_names(docker, A, "web")
+    windows = daemon.count("/events")
+    until(lambda: daemon.count("/events") > windows + 4)
+    # Twice if a record asked for it before the event came.
+    assert daemon.count(f"/containers/{A}/json") <= 2
+
+
+def test_event_without_end_takes_no_memory(daemon: FakeDocker) -> None:
+    daemon.faults["/events"] = daemon.endless
+    with docker_api.Api(str(daemon.path)) as api:
+        tracemalloc.start()
+        with pytest.raises(docker_api.Failed):
+            list(api.events("1.0", "2.0", 0.1))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 4 * docker_api.ONE_LIMIT
 
 
 def test_list_that_is_too_long_leaves_asking_for_each(daemon: FakeDocker, docker: Docker) -> None:

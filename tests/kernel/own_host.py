@@ -24,6 +24,7 @@ from types import TracebackType
 from bpf import abi
 from exporter import garbage
 from exporter.config import Config, Host
+from exporter.host_life import HostLife
 from exporter.reconcile import Reconciler
 from hooks import oci_hook
 from identity import incarnation, netns
@@ -92,6 +93,13 @@ class OwnHost:
 
     def new_reconciler(self) -> Reconciler:
         return Reconciler(self.config, self.watch.programs, self.watch.map("ft_count"))
+
+    def identify(self) -> int:
+        """Give the host its identity, as the exporter does at its start; the incarnation's id."""
+        life = HostLife(self.config, self.watch.map("ft_workload"), self.watch.programs.host)
+        life.begin()
+        assert life.current
+        return life.current.id
 
     def tick(self) -> None:
         self.reconciler.tick()

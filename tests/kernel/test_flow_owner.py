@@ -163,11 +163,11 @@ def test_host_network_workload(place: Place) -> None:
 
 
 def test_host_whose_identity_is_not_known(place: Place) -> None:
-    place.watch.programs.host_workload.set(0)
+    place.watch.programs.host.begin(0)
     try:
         assert place.owners(place.host) == (NOBODY_CLAIMS, NOBODY_CLAIMS)
     finally:
-        place.watch.programs.host_workload.set(HOST_WORKLOAD)
+        place.watch.programs.host.begin(HOST_WORKLOAD)
 
 
 def test_record_names_cgroup_and_namespace(place: Place) -> None:

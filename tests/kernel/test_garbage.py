@@ -11,7 +11,6 @@ import pytest
 
 from bpf import abi
 from exporter import garbage
-from exporter import host as own_identity
 from identity.workload import KIND_CONTAINER, SOURCE_HOOK, Workload, new_id
 from tests.kernel.cgroup import cgroup_id, make_socket
 from tests.kernel.own_host import OwnHost
@@ -200,7 +199,7 @@ def test_workload_names_make_room(host: OwnHost) -> None:
 
 
 def test_hosts_identity_is_kept(host: OwnHost) -> None:
-    number = own_identity.claim_host(host.watch.map("ft_workload"))
+    number = host.identify()
     for _ in range(2):
         host.collect(2 * HOUR)
     known, slot = host.workload(number), host.workload(abi.OWNER_HOST_SLOT)

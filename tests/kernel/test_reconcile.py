@@ -279,7 +279,7 @@ def test_full_map_is_walked_again_and_again(host: OwnHost) -> None:
 def test_missing_claim_on_the_hosts_network_makes_the_host_nobodys(host: OwnHost) -> None:
     """Its cgroup lies below no engine's root: without the gap its flows would be the host's."""
     host.settings["host_netns"] = str(netns_cookie(host.space))
-    host.watch.programs.host_workload.set(77_777)
+    host.watch.programs.host.begin(77_777)
     with new_cgroup(f"flowtag-outside-{os.getpid()}") as outside, resident(outside, host.space) as pid:
         assert host.flow(make_socket(host.space, outside)).rule == "host"
         with pytest.MonkeyPatch.context() as patch:  # for a map that is full

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from bpf import abi
-from exporter import host as own_identity
 from exporter.config import dump
 from exporter.verify import Finding, persistent, verify
 from identity.workload import KIND_CONTAINER, Workload
@@ -31,7 +30,7 @@ def host(kernel: None, tmp_path: Path) -> Iterator[OwnHost]:
     """A host with one container of the hook, one that the exporter found, and an identity."""
     with OwnHost(tmp_path) as host, host.container("hooked", host.pod) as pid, host.container("plain"):
         host.create_runtime("hooked", pid)
-        own_identity.claim_host(host.watch.map("ft_workload"))
+        host.identify()
         deadline = time.monotonic() + 10
         while host.owner("plain").workload == abi.OWNER_UNCLAIMED and time.monotonic() < deadline:
             host.tick()

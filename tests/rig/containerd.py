@@ -11,11 +11,13 @@
         containerd.cri.runtime("StopContainer", container_id=pod.containers["app"], timeout=1)
         containerd.restart()                       # its containers go on
         containerd.stop(); containerd.config.write_text(...); containerd.start()
+        containerd.configure(runc_options='BinaryName = "/x"\n')     # made anew, and a restart
         containerd.directory, containerd.config, containerd.socket, containerd.bridge
         containerd.ctr("namespaces", "list")       # the command line client
 
-The configuration has version 2 (3 with containerd 2.x); `cri` is more TOML for the CRI runtime's section and
-`runc_options` for runc's options, for instance BinaryName. Everything lies below a folder of its own in
+The configuration has version 2 (3 with containerd 2.x). More TOML: `cri` for the CRI runtime's section,
+`runtime_options` for runc's (base_runtime_spec, pod_annotations), `runc_options` for the options in it
+(BinaryName), `plugins` for other sections. Everything lies below a folder of its own in
 /tmp; cgroups below /flowtag-test-...; a pod's network is a port of `bridge`. At the end pods are removed
 and the daemon ends.
 """
@@ -23,6 +25,7 @@ and the daemon ends.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -36,7 +39,7 @@ from tests.rig.bridge import Bridge
 from tests.rig.cri import Cri
 from tests.rig.daemon import Daemon
 from tests.rig.image import make_image
-from tests.rig.leavings import remove_cgroups, scratch, sweep
+from tests.rig.leavings import remove_cgroups, remove_namespace, scratch, sweep
 from tests.rig.puppet import Puppet
 from tests.rig.view import View
 
@@ -46,13 +49,14 @@ _serial = itertools.count()
 
 @dataclass(slots=True)
 class Pod:
-    """One pod: the sandbox's id, and its containers' by name."""
+    """One pod: the sandbox's id, its containers' by name, the path of its network namespace."""
 
     engine: Containerd
     name: str
     sandbox: str
     config: Any
     containers: dict[str, str] = field(default_factory=dict)
+    namespace: str = ""
 
     @property
     def address(self) -> str:
@@ -97,9 +101,7 @@ class Containerd:
         *,
         binaries: Path = Path("/usr/bin"),
         view: View | None = None,
-        cri: str = "",
-        runc_options: str = "",
-        plugins: str = "",
+        **more: str,
     ) -> None:
         self.view = view or View()
         self._binaries = binaries
@@ -118,7 +120,7 @@ class Containerd:
             self.directory / "containerd.log",
         )
         self.cri: Cri
-        self.config.write_text(self._config(cri, runc_options, plugins), encoding="utf-8")
+        self.config.write_text(self._config(**more), encoding="utf-8")
 
     def version(self) -> tuple[int, int]:
         done = subprocess.run(
@@ -130,7 +132,9 @@ class Containerd:
         major, minor, *_ = done.stdout.split()[2].split(".")
         return int(major), int(minor)
 
-    def _config(self, cri: str, runc_options: str, plugins: str) -> str:
+    def _config(
+        self, cri: str = "", runc_options: str = "", runtime_options: str = "", plugins: str = ""
+    ) -> str:
         """A whole configuration; CRI's sections have other names from 2.0 on."""
         here = self.directory
         newer = self.version() >= (2, 0)
@@ -162,7 +166,8 @@ class Containerd:
             + pause
             + f"[plugins.{runtime}.containerd.runtimes.runc]\n"
             'runtime_type = "io.containerd.runc.v2"\n'
-            f"[plugins.{runtime}.containerd.runtimes.runc.options]\n"
+            + runtime_options
+            + f"[plugins.{runtime}.containerd.runtimes.runc.options]\n"
             f'Root = "{here}/runc"\n' + runc_options
         )
 
@@ -188,6 +193,11 @@ class Containerd:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def configure(self, **more: str) -> None:
+        """Write the configuration anew, with this TOML in it, and restart."""
+        self.config.write_text(self._config(**more), encoding="utf-8")
+        self.restart()
 
     def start(self) -> None:
         """Start the daemon; returns when CRI says that runtime and network are ready."""
@@ -249,6 +259,9 @@ class Containerd:
         made = cri.runtime("RunPodSandbox", config=config)
         pod = Pod(self, name, str(made.pod_sandbox_id), config)
         self.pods.append(pod)
+        status = cri.runtime("PodSandboxStatus", pod_sandbox_id=pod.sandbox, verbose=True)
+        spaces = json.loads(status.info["info"])["runtimeSpec"]["linux"]["namespaces"]
+        pod.namespace = next((one.get("path", "") for one in spaces if one["type"] == "network"), "")
         for container, puppet in containers.items():
             pod.add(container, puppet)
         for puppet in containers.values():
@@ -266,6 +279,8 @@ class Containerd:
         if hasattr(self, "cri"):
             self.cri.close()
         self.daemon.stop()
+        for pod in self.pods:
+            remove_namespace(pod.namespace)
         sweep(self.directory)
         self.bridge.close()
         remove_cgroups(self.cgroup_root)

@@ -204,5 +204,6 @@ class FakeDocker:
     def endless(self, handler: Handler) -> None:
         """An answer that would fill any memory."""
         handler.begin(Transfer_Encoding="chunked")
+        data = b" " * (1 << 16)
         while not self._ends:
-            handler.chunk(b" " * (1 << 20))
+            handler.chunk(data)

@@ -12,8 +12,8 @@
 
     flowtag("maps", "dump", "--json", config=exporter.config)   # any other command; stdout, as text
 
-`tables` is more TOML for the configuration file. Entering returns when the exporter says that its
-programs are attached: after a restart the pins alone say nothing.
+`tables` is more TOML for the configuration file; `view` is where it runs, see view.py. Entering returns when
+the exporter says that its programs are attached: after a restart the pins alone say nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from tests.rig.view import View
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = str(ROOT / ".venv/bin/flowtag")
@@ -70,6 +72,7 @@ class Exporter:
         engine_roots: Sequence[str] = (),
         tables: str = "",
         arguments: Sequence[str] = (),
+        view: View | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.pin_directory = pin_directory
@@ -84,6 +87,7 @@ class Exporter:
             encoding="utf-8",
         )
         self._arguments = list(arguments)
+        self._view = view or View()
         self._records: list[Record] = []
         self._log: list[str] = []
         self._news = threading.Condition()
@@ -121,6 +125,7 @@ class Exporter:
     def start(self, timeout: float = 30) -> None:
         """Start it, also after stop(); AssertionError with its log if it does not come up."""
         argv = [COMMAND, "run", "--config", str(self.config), "--output", "json", *self._arguments]
+        argv = self._view.command(*argv)
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         before, self._log_ended = len(self._log), False
         self._readers = [

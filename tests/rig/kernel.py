@@ -7,7 +7,7 @@
         watch.columns(web)                          # the same as raw columns, for many
         watch.counters()["lost_ring"]
         watch.map("ft_cgroup").update(key, value)   # any pinned map
-        watch.programs.host_workload.set(7)
+        watch.programs.host.begin(7)
     Watch(host=web, roots=(("docker", False),), activators=("dockerd",), ring_bytes=1 << 16)
 
 The programs see every socket of the machine, so a record counts only by its namespace's cookie. Before
@@ -106,7 +106,7 @@ class Watch:
     def attach(self, programs: Programs) -> None:
         """Start `programs`, as the exporter does: not degraded, the host's identity known."""
         programs.attach(CGROUP_PROGRAMS)
-        programs.host_workload.set(HOST_WORKLOAD)
+        programs.host.begin(HOST_WORKLOAD)
         programs.close_gaps(programs.gaps.get())
         programs.attach(FLOW_PROGRAMS)
 

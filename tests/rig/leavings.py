@@ -34,6 +34,14 @@ def sweep(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+def remove_namespace(path: str) -> None:
+    """Take away what holds a network namespace open, if it is still there."""
+    if path and os.path.exists(path):
+        subprocess.run(["umount", "--lazy", path], capture_output=True, check=False)
+        with suppress(OSError):
+            os.unlink(path)
+
+
 def remove_cgroups(name: str) -> None:
     """Kill what is in the first-level cgroup of that name and below, and remove the cgroups."""
     for mount in cgroup_mounts():

@@ -21,7 +21,9 @@ import json
 import os
 import socket
 import struct
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -119,9 +121,16 @@ class Puppet:
     def listen(self, port: int) -> None:
         self._call("listen", port)
 
-    def connect(self, address: str, port: int) -> int:
-        """Connect, get the answer, close; the local port."""
-        return int(self._call("connect", address, port))
+    def connect(self, address: str, port: int, serve: Callable[[], None] | None = None) -> int:
+        """Connect, get the answer, close; the local port. `serve` answers meanwhile, in a thread."""
+        server = threading.Thread(target=serve) if serve else None
+        if server:
+            server.start()
+        try:
+            return int(self._call("connect", address, port))
+        finally:
+            if server:
+                server.join()
 
     def _connected(self) -> socket.socket:
         # By the folder's descriptor: a socket's path may have 107 bytes only.

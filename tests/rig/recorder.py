@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-_SCRIPT = '''#!/usr/bin/python3 -IS
+_SCRIPT = """#!/usr/bin/python3 -IS
 import json, os, subprocess, sys, time
 began = time.time_ns()
 raw = sys.stdin.read()
@@ -53,7 +53,7 @@ path = f"{os.path.dirname(os.path.abspath(__file__))}/{began}.json"
 with open(f"{path}.part", "w") as file:
     json.dump(seen, file)
 os.rename(f"{path}.part", path)
-'''
+"""
 EVENTS = ("createRuntime", "poststop")
 
 

@@ -53,7 +53,7 @@ MUTATIONS = {
     "host": Mutation(
         "host_network",
         "owner.h",
-        "give(v, state.host_workload, FT_RULE_HOST);",
+        "give(v, host->workload, FT_RULE_HOST);",
         "refuse(v, FT_REASON_NO_CLAIM);",
     ),
     # The reasons: what is nobody's becomes somebody's.
@@ -78,7 +78,7 @@ MUTATIONS = {
         "translated",
         "translator.h",
         "\telse\n\t\trefuse(v, FT_REASON_UNPUBLISHED);",
-        "\telse\n\t\tgive(v, state.host_workload, FT_RULE_HOST);",
+        "\telse\n\t\tgive(v, state.host[0].workload, FT_RULE_HOST);",
     ),
     "activated": Mutation(
         "activated_listener",
@@ -107,6 +107,12 @@ MUTATIONS = {
         "owner.h",
         "\telse if (!home || home->kind != FT_NETNS_CONTAINER)\n\t\trefuse(v, FT_REASON_NO_CLAIM);",
         "\telse if (!home || home->kind != FT_NETNS_CONTAINER)\n\t\thost_owner(v, flow, cgroup);",
+    ),
+    "identity_since": Mutation(
+        "rotation",
+        "owner.h",
+        "if (flow->time_open < since)",
+        "if (since == FT_HOST_NEVER)",
     ),
     # What the rules stand on.
     "translator": Mutation(

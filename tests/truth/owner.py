@@ -12,6 +12,16 @@ from dataclasses import dataclass, field
 HOST = "the host"
 
 
+def as_host(identity: str) -> str:
+    """The host under an identity that its certificate gives it: an owner of its own."""
+    return f"{HOST} as {identity}"
+
+
+def without_identity(owner: str) -> str:
+    """The same owner as those name it who know of no certificates."""
+    return HOST if owner.startswith(as_host("")) else owner
+
+
 @dataclass(frozen=True, slots=True)
 class Expectation:
     """owner: the truth. reasons: those for which the design leaves such a socket to nobody.

@@ -12,6 +12,7 @@ from tests.truth.scenarios.end import killed, late_close
 from tests.truth.scenarios.exporter import adopted, adopted_cgroup, adopted_netns, restart
 from tests.truth.scenarios.host import found_later, hook_delayed, hook_failed, host_network
 from tests.truth.scenarios.passed import activated_listener, inherited_listener, scm_rights
+from tests.truth.scenarios.rotation import rotation
 from tests.truth.scenarios.shared import nested, nsenter, pod, two_in_one_cgroup, unshare
 from tests.truth.scenarios.slow import slow_connect, slow_netns
 from tests.truth.scenarios.translated import slow_translated, translated
@@ -39,6 +40,7 @@ SCENARIOS: dict[str, Callable[[Path, float], Evidence]] = {
         slow_netns,
         translated,
         slow_translated,
+        rotation,
         v1_only,
         pure_v2,
         degraded,

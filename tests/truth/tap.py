@@ -16,7 +16,7 @@ import numpy as np
 from exporter.records import boot_to_wall
 from tests.rig.exporter import Exporter, Record
 from tests.truth.log import Address, Key
-from tests.truth.owner import HOST
+from tests.truth.owner import HOST, as_host
 
 _NETNS = re.compile(r'"netns": ?"(\d+)"')
 LOST = ("lost_ring", "lost_storage", "lost_socket", "lost_close")
@@ -26,7 +26,8 @@ LOST = ("lost_ring", "lost_storage", "lost_socket", "lost_close")
 class Verdict:
     """What flowtag says about one flow. Times are boottime ns; opened is None for an adopted socket.
 
-    owner: a container id, HOST, or None for nobody; rule and reason as the record has them.
+    owner: a container id, HOST, as_host() by a certificate, or None for nobody; rule and reason as the
+    record has them.
     """
 
     key: Key
@@ -111,13 +112,16 @@ def _address(record: Record, side: str) -> Address:
 
 def _verdict(record: Record, read: int, opened: int | None, ended: int) -> Verdict:
     kind = record["workload_kind"]
+    owner = None if kind == "none" else HOST if kind == "host" else record["container_id"]
+    if record["identity_source"] == "certificate":
+        owner = as_host(record["workload"])
     return Verdict(
         key=_key(record),
         role=record["role"],
         opened=opened,
         ended=ended,
         read=read,
-        owner=None if kind == "none" else HOST if kind == "host" else record["container_id"],
+        owner=owner,
         rule=record["attributed_by"],
         reason=record["unattributed_reason"] or "",
         source=record["identity_source"] or "",

@@ -190,6 +190,8 @@ def test_macros_have_their_values(header: Btf) -> None:
         "V_FT_ROOT_LEN": calcsize(dict(abi.ROOT.fields)["name"]),
         "V_FT_ROOT_MAX": abi.ROOT_MAX,
         "V_FT_UNKNOWN32": abi.UNKNOWN32,
+        "V_FT_HOST_MAX": abi.HOST_MAX,
+        "V_FT_HOST_NEVER": abi.HOST_NEVER & 0xFFFFFFFF,
     }
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpf import abi
-from identity import oci
+from identity import incarnation, oci
 from identity.workload import KIND_CONTAINER, KIND_POD, SOURCE_HOOK, Workload
 
-FIXTURES = sorted(Path(__file__).parent.glob("fixtures/oci/*.json"))
+FOLDER = Path(__file__).parent / "fixtures/oci"
+FIXTURES = sorted(FOLDER.glob("*.json"))
+CAPTURED = [path for path in FIXTURES if re.search(r"_\d+_\d+", path.stem)]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -54,6 +57,36 @@ def test_from_oci_engine_fixture(path: Path) -> None:
     assert found == wanted
     assert workload.source == SOURCE_HOOK
     assert Workload.unpack(workload.pack()) == workload
+
+
+@pytest.mark.parametrize("path", CAPTURED, ids=lambda path: path.stem)
+def test_captured_poststop_names_the_same_incarnation(path: Path) -> None:
+    """Podman runs poststop itself, crun with another pid: id and bundle are what stays."""
+    case = json.loads(path.read_text(encoding="utf-8"))
+    names = [
+        incarnation.file_name(oci.text(state, "bundle"), oci.text(state, "id"))
+        for state in (case["state"], case["poststop"])
+    ]
+    assert names[0] == names[1]
+    assert case["in_final_cgroup"]
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
+def test_needs_config_of_every_fixture_that_depends_on_it(path: Path) -> None:
+    """What the hook does not read cannot decide: without it the workload is the same."""
+    case = json.loads(path.read_text(encoding="utf-8"))
+    if not oci.needs_config(case["state"]):
+        assert oci.from_oci(case["state"]) == oci.from_oci(case["state"], case.get("config"))
+
+
+def test_from_oci_podman_user_cannot_pass_for_crio() -> None:
+    """Podman lets --annotation replace its own io.container.manager, but names the cgroup itself."""
+    case = json.loads((FOLDER / "podman_5_8_pretends_crio.json").read_text(encoding="utf-8"))
+    assert case["state"]["annotations"]["io.container.manager"] == "cri-o"
+    for parent in ("/x", f"/crio-{case['state']['id']}", "machine.slice:crio"):
+        case["config"]["linux"]["cgroupsPath"] = f"{parent}/libpod-{case['state']['id']}"
+        assert oci.from_oci(case["state"], case["config"]).runtime == "podman"
+    assert oci.from_oci(case["state"], None).runtime == "podman"
 
 
 def test_fixtures_cover_every_engine() -> None:
