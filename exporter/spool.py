@@ -63,6 +63,7 @@ class Spool:
         # The batch that may grow. After a start always a new one: what was closed must not.
         self._open: Segment | None = None
         self._marks = Marks(self.directory, found.marks)
+        self._marks_wait = False
         self._set_marks(ring)
         end = max((s.end for s in self._segments() if s.ring_id == self.ring_id), default=0)
         for item in found.truncated:
@@ -267,7 +268,7 @@ class Spool:
     # Both.
 
     def collect(self) -> None:
-        """Remove what every sink has settled."""
+        """Remove what every sink has settled, and do what could not be done before."""
         with self._changed:
             done = []
             for group in self._batches.values():
@@ -276,6 +277,7 @@ class Spool:
                     continue
                 done += [s for s in group if s.end <= position and s != self._unsynced]
             self._doom(done)
+            self._save()
         self._unlink()
 
     def ledger(self) -> list[Row]:
@@ -296,7 +298,11 @@ class Spool:
             if self._marks.save():
                 durable.sync_directory(self.directory)
         except OSError as error:
-            structlog.get_logger().warning("spool: writing marks", error=str(error))
+            if not self._marks_wait:
+                structlog.get_logger().warning("spool: marks wait", error=str(error))
+            self._marks_wait = True
+        else:
+            self._marks_wait = False
 
     def _doom(self, items: Iterable[Segment]) -> None:
         for item in items:

@@ -50,11 +50,14 @@ class Spooler:
     def writer(self) -> RingWriter:
         return RingWriter(self.ring)
 
-    def start(self, step: tuple[str, int] | None = None, sinks: int = 1) -> subprocess.Popen[bytes]:
+    def start(
+        self, step: tuple[str, int] | None = None, sinks: int = 1, around: tuple[str, ...] = ()
+    ) -> subprocess.Popen[bytes]:
+        """around: a command that runs the one behind it, such as unshare."""
         arguments = [str(self.directory), str(sinks), *(map(str, step) if step else ())]
         with (self.directory / "log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "tests.rig.spooler", *arguments],
+                [*around, sys.executable, "-m", "tests.rig.spooler", *arguments],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=log,
