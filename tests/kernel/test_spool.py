@@ -34,9 +34,11 @@ def test_killed_under_a_storm_every_close_is_delivered(
     flows, lake, spool = tmp_path / "flows.json", tmp_path / "lake", tmp_path / "spool"
     tables = (
         f'[spool]\ndirectory = "{spool}"\nmin_free_bytes = 0\nstop_seconds = 30\n'
-        f'[sinks.file]\ntype = "json"\npath = "{flows}"\n[sinks.lake]\ntype = "parquet"\ndirectory = "{lake}"\n'
+        f'[sinks.file]\ntype = "json"\npath = "{flows}"\n'
+        f'[sinks.lake]\ntype = "parquet"\ndirectory = "{lake}"\n'
     )
     arguments = ("--output", "none")
+    under_load = 0
     with (
         Network() as network,
         Exporter(tmp_path, pin_directory, tables=tables, arguments=arguments) as exporter,
