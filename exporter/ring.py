@@ -7,6 +7,7 @@ the kernel maps the data pages twice in a row, so it never wraps. Source: kernel
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import select
@@ -63,7 +64,8 @@ class Batch:
 def cut(data: NDArray[np.uint8], begin: int) -> Batch:
     """The records in `data`, whole strides that begin at ring position `begin`.
 
-    Ends before the first record that is still being written; passes discarded ones over.
+    Ends before the first record that is still being written; passes discarded ones over. Without
+    discarded ones the records are not copied: they lie in `data`.
     """
     view = data.view(DTYPE)
     header = view["header"]
@@ -71,7 +73,8 @@ def cut(data: NDArray[np.uint8], begin: int) -> Batch:
     count = int(busy[0]) if len(busy) else len(view)
     kept = np.flatnonzero((header[:count] & DISCARDED) == 0)
     sequence = (begin // STRIDE + kept).astype(np.uint64)
-    return Batch(view[kept], sequence, count, begin + count * STRIDE)
+    records = view[:count] if len(kept) == count else view[kept]
+    return Batch(records, sequence, count, begin + count * STRIDE)
 
 
 class Ring:
@@ -129,7 +132,8 @@ class Ring:
         """Let go of the pages; the positions stay with the map."""
         del self._data, self._consumer, self._producer
         self._consumer_page.close()
-        self._producer_page.close()
+        with contextlib.suppress(BufferError):  # somebody still looks: his frame keeps the pages
+            self._producer_page.close()
 
     def wait(self, seconds: float) -> None:
         """Sleep; shorter only if the ring is more than half full."""
@@ -145,11 +149,20 @@ class Ring:
         """How full the ring is, 0 to 1."""
         return (self.producer - self.consumer) / self.size
 
-    def take(self, limit: int = 1 << 16) -> Batch:
-        """Copy at most `limit` records out, up to the first that is still being written."""
+    def look(self, limit: int = 1 << 16) -> Batch:
+        """At most `limit` records, up to the first that is still being written.
+
+        They may lie in the ring itself, and are then sound until release() only: a copy costs as much
+        as half of the way to the disk.
+        """
         begin = self.consumer
         count = min((self.producer - begin) // STRIDE, limit)
         return cut(self._data[begin % self.size :][: count * STRIDE], begin)
+
+    def take(self, limit: int = 1 << 16) -> Batch:
+        """The same as a copy, which outlives release()."""
+        seen = self.look(limit)
+        return Batch(seen.records.copy(), seen.sequence, seen.count, seen.end)
 
     def release(self, end: int) -> None:
         """Give the room up to position `end` back to the kernel."""

@@ -164,12 +164,12 @@ class Spooling:
 
     def _drain(self) -> None:
         while True:
-            taken = self._ring.take(TAKE)
+            taken = self._ring.look(TAKE)
             if taken.count == 0:
                 return
             end = self._append(taken)
-            self._ring.release(end)
             self._show(taken, end)
+            self._ring.release(end)
             self.spool.enforce()
 
     def _append(self, taken: Batch) -> int:
@@ -195,8 +195,9 @@ class Spooling:
         if self._tap is None:
             return
         written = taken.sequence < end // STRIDE  # less than was taken, if the disk has just recovered
+        copy = Batch(taken.records[written], taken.sequence[written], taken.count, end)
         try:
-            self._tap.put_nowait(Batch(taken.records[written], taken.sequence[written], taken.count, end))
+            self._tap.put_nowait(copy)
         except queue.Full:
             self.untapped += int(written.sum())
 
