@@ -8,6 +8,7 @@ that are there, delivered and dropped from the sink's marks. So a file that is g
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from exporter import mark, segment
 from exporter.mark import REASONS, Mark
 from exporter.recovery import QUARANTINE
 from exporter.segment import RingId, Segment
+
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +68,31 @@ def rows(
 
 
 def read(directory: str) -> list[Row]:
-    """The same from a spool's directory alone, which may be in use; OSError if there is none."""
+    """The same from a spool's directory alone, which may be in use; OSError if there is none.
+
+    Names that change while they are listed may be met twice or not at all: what does not add up is
+    looked at again.
+    """
+    for _ in range(ATTEMPTS):
+        found = _read(directory)
+        if not any(row.unaccounted for row in found):
+            break
+        time.sleep(0.1)
+    return found
+
+
+def _read(directory: str) -> list[Row]:
     names = os.listdir(directory)
-    marks = [found for found in map(mark.parse, names) if found is not None]
+    marks: dict[tuple[str, RingId], Mark] = {}
+    for one in filter(None, map(mark.parse, names)):
+        at = (one.sink, one.ring_id)
+        marks[at] = max(one, marks.get(at, one), key=lambda m: m.position)
     segments = {found for found in map(segment.parse, names) if found is not None}
     shelf = map(segment.parse, os.listdir(os.path.join(directory, QUARANTINE)))
     spoilt = {found for found in shelf if found is not None} - segments
     totals: dict[RingId, int] = {}
     for item in segments | spoilt:
         totals[item.ring_id] = max(item.total, totals.get(item.ring_id, 0))
-    for one in marks:
+    for one in marks.values():
         totals[one.ring_id] = max(one.settled, totals.get(one.ring_id, 0))
-    return rows(marks, segments | spoilt, spoilt, totals)
+    return rows(marks.values(), segments | spoilt, spoilt, totals)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter import durable, ledger, recovery, segment
+from exporter import check_state, durable, ledger, recovery, segment
+from exporter.config import Config
 from exporter.config import Spool as Settings
 from exporter.label import NOBODY, Label
 from exporter.ring import STRIDE, Ring
@@ -450,6 +451,23 @@ def test_file_that_somebody_removed_is_missing_in_the_ledger(
     spool.settle("a", found[1], "delivered")
     (row,) = spool.ledger()
     assert (row.dropped["missing"], row.delivered, row.unaccounted) == (4, 8, 0)
+
+
+def test_check_prints_the_ledger_and_warns_of_what_is_lost(
+    settings: Settings, ring: Ring, writer: RingWriter
+) -> None:
+    config = Config(spool=dataclasses.replace(settings, enabled=True))
+    (found,) = check_state.spool(config)
+    assert (found.state, found.text) == ("warn", f"{settings.directory} is not there yet")
+    spool = open_spool(settings, ring, "a")
+    fill(spool, ring, writer, 4, 0)
+    fill(spool, ring, writer, 4, 4)
+    (found,) = check_state.spool(config)
+    assert (found.state, found.text) == ("ok", "a: 8 seen, 0 delivered, 8 waiting")
+    spool.drop_oldest("max_bytes")
+    (found,) = check_state.spool(config)
+    assert (found.state, found.text) == ("warn", "a: 8 seen, 0 delivered, 4 waiting, dropped 4 max_bytes")
+    assert list(check_state.spool(Config())) == []
 
 
 def test_new_sink_begins_with_what_waits(settings: Settings, ring: Ring, writer: RingWriter) -> None:
