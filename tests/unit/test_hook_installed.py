@@ -71,7 +71,7 @@ def test_install_renews_what_differs(hook: Path, application: Path) -> None:
     (hook / "flowtag-hook").chmod(0o700)
     with (application / "hooks" / "flowtag-runc").open("a", encoding="ascii") as file:
         file.write("# newer\n")
-    (hook / ("flowtag-runc" + installed._PART)).touch()  # an install that was interrupted
+    (hook / ("flowtag-runc" + installed.PART)).touch()  # an install that was interrupted
     hook.chmod(0o700)
     changed = installed.install(str(hook), str(application), "/bin/false")
     assert changed == [
