@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pytest
 
 from exporter import counters, ledger
 from identity.pinned import open_map
 from tests.kernel.storm import Storm, build
-from tests.rig.exporter import Exporter
+from tests.rig.exporter import Exporter, flowtag
 from tests.rig.kernel import netns_cookie
 from tests.rig.network import Network
 
@@ -95,6 +96,8 @@ def test_tap_beside_the_spool_shows_the_same(kernel: None, tmp_path: Path, pin_d
         cookie = str(netns_cookie(namespace))
         with Storm(program, namespace, 100) as storm:
             assert storm.made() == 100
+        with pytest.raises(RuntimeError, match="another exporter runs"):
+            flowtag("run", "--for", "1", config=exporter.config)
         tapped = exporter.await_records(lambda record: record["netns"] == cookie, 190)
         assert exporter.stop() == 0, exporter.log
         tapped = [record for record in exporter.records if record["netns"] == cookie]
