@@ -19,6 +19,9 @@ from pyarrow import ipc
 from bpf import abi
 from exporter.ring import DTYPE, Columns
 
+# mimalloc, the default, keeps what it had: 11 MiB more RssAnon after batches to two sinks (65, here 54).
+pa.set_memory_pool(pa.system_memory_pool())
+
 FIELDS = tuple(name for name in DTYPE.names or () if name != "header")
 CODEC = "zstd"
 

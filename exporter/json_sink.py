@@ -15,7 +15,7 @@ from exporter import durable, records
 from exporter.batch import Batch
 from exporter.sink_config import Json
 
-PART = 2048  # records that are text in memory at a time, about 2 MB
+PART = 512  # records that are text in memory at a time: 0.5 MB, and some more as columns
 
 
 class JsonFile:

@@ -17,7 +17,7 @@ from exporter import durable, record_table
 from exporter.batch import Batch
 from exporter.sink_config import Parquet
 
-ROWS = 1 << 14  # of a row group: what is in memory twice
+ROWS = 1 << 13  # of a row group: what is in memory twice
 
 
 class ParquetDirectory:

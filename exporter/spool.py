@@ -24,7 +24,7 @@ from exporter.ring import STRIDE, Batch, Ring
 from exporter.segment import MINUTE, BatchKey, RingId, Segment
 
 BLOCK = 4096  # what a small file takes of most disks
-BATCH_RECORDS = 1 << 16  # a batch is in memory, once for each sink
+BATCH_RECORDS = 1 << 15  # a batch is in memory, once for each sink
 GRACE = 2 * 10**9  # ns after a minute's end for names that come late
 (NOBODY,) = sink_config.RESERVED
 """The sink of a spool that has none: it takes nothing, and counts what the bounds drop."""
