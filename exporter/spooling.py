@@ -33,7 +33,7 @@ from exporter.spool import Spool
 from exporter.workloads import Workloads
 from identity import nat64
 
-TAKE = 1 << 14  # records of a segment, at most
+TAKE = 1 << 15  # records of a segment, at most
 TAPPED = 2  # takes that a live tap may be behind before it misses some
 RETRIES = 3
 
