@@ -141,6 +141,28 @@ def losses(config: Config) -> Iterator[Finding]:
         yield Finding(OK, "losses", f"none in {totals['records']} records since the maps were made")
 
 
+def spool(config: Config) -> Iterator[Finding]:
+    """The ledger of each sink, from the directory alone: the exporter may be at work there."""
+    if not config.spooled:
+        return
+    from exporter import ledger  # and pyarrow with it
+
+    try:
+        rows = ledger.read(config.spool.directory)
+    except FileNotFoundError:
+        yield Finding(WARN, "spool", f"{config.spool.directory} is not there yet", "start `flowtag run`")
+        return
+    for row in rows:
+        dropped = {reason: count for reason, count in row.dropped.items() if count}
+        text = f"{row.sink}: {row.seen} seen, {row.delivered} delivered, {row.waiting} waiting"
+        if dropped:
+            text += ", dropped " + ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        if row.unaccounted:
+            text += f", {row.unaccounted} unaccounted"
+        lost = dropped or row.unaccounted
+        yield Finding(WARN if lost else OK, "spool", text, "see docs/spool.md" if lost else "")
+
+
 def hook(config: Config) -> Iterator[Finding]:
     """What the hook has left for us. Whether it works and who calls it is `flowtag status`'s to say."""
     run = config.host.run_directory
@@ -181,4 +203,4 @@ def _files(directory: str) -> int:
         return 0
 
 
-CHECKS: tuple[Check, ...] = (maps, programs, claims, exporter, losses, hook)
+CHECKS: tuple[Check, ...] = (maps, programs, claims, exporter, losses, spool, hook)

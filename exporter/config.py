@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from bpf import abi
 from bpf.error import FlowtagError
+from exporter import sink_config
 from identity import address, instance, nat64, port_block
 from identity.certificate import Certificate
 from identity.instance import Static
@@ -155,6 +156,32 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Spool:
+    """[spool] records on disk until every sink has them: docs/spool.md.
+
+    enabled: false, and no sink configured, leaves `--output` the only way out. max_bytes: of the
+    directory's files; min_free_bytes: what its file system must have left. Beyond either the oldest
+    records are dropped, and counted. stop_seconds: how long sinks may take at the end.
+    """
+
+    enabled: bool = False
+    directory: str = "/var/lib/flowtag/spool"
+    max_bytes: int = 1 << 30
+    min_free_bytes: int = 256 << 20
+    stop_seconds: int = 5
+
+    def __post_init__(self) -> None:
+        if not self.directory.startswith("/") or not self.directory.isprintable():
+            raise FlowtagError(f"spool.directory is {self.directory!r}", "use an absolute path")
+        if self.max_bytes < 1 << 20:
+            raise FlowtagError(f"spool.max_bytes is {self.max_bytes}", "use 1048576 or more")
+        if self.min_free_bytes < 0:
+            raise FlowtagError(f"spool.min_free_bytes is {self.min_free_bytes}", "use 0 or more")
+        if not 0 <= self.stop_seconds <= 60:
+            raise FlowtagError(f"spool.stop_seconds is {self.stop_seconds}", "use 0 to 60")
+
+
+@dataclass(frozen=True, slots=True)
 class Metrics:
     """[metrics] numbers for Prometheus. listen: ADDRESS:PORT of an HTTP server; empty: none."""
 
@@ -189,6 +216,13 @@ class Config:
     translation: Translation = field(default_factory=Translation)
     identity: Identity = field(default_factory=Identity)
     metrics: Metrics = field(default_factory=Metrics)
+    spool: Spool = field(default_factory=Spool)
+    sinks: dict[str, sink_config.Sink] = field(default_factory=dict)
+
+    @property
+    def spooled(self) -> bool:
+        """Whether records go to the spool first, and to sinks from there."""
+        return self.spool.enabled or bool(self.sinks)
 
 
 def load(path: str | None) -> Config:
@@ -231,6 +265,21 @@ def _value(kind: Any, data: Any, path: str) -> Any:
                 for key, value in data.items()
             }
         )
+    if kind is sink_config.Sink:
+        rest = dict(data) if isinstance(data, dict) else {}
+        sort = rest.pop("type", None)
+        if not isinstance(sort, str) or sort not in sink_config.KINDS:
+            raise FlowtagError(f"{path}.type is {sort!r}", f"use one of {', '.join(sink_config.KINDS)}")
+        return _value(sink_config.KINDS[sort], rest, path)
+    if get_origin(kind) is dict:
+        if not isinstance(data, dict):
+            raise FlowtagError(f"{path} must be a table")
+        for name in data:
+            if not sink_config.NAME.fullmatch(name) or name in sink_config.RESERVED:
+                raise FlowtagError(
+                    f"{path}.{name}: no name for a sink", "use 1 to 24 of a-z, 0-9 and -, but not `spool`"
+                )
+        return {name: _value(get_args(kind)[1], item, f"{path}.{name}") for name, item in data.items()}
     if get_origin(kind) is tuple:
         if not isinstance(data, list):
             raise FlowtagError(f"{path} must be a list")
@@ -248,13 +297,20 @@ def dump(config: Config) -> str:
     """`config` as TOML, every key stated."""
     lines: list[str] = []
     for section in dataclasses.fields(config):
-        lines += _section(section.name, getattr(config, section.name))
+        table = getattr(config, section.name)
+        named = table if isinstance(table, dict) else {}
+        for name, sink in named.items():
+            lines += [*_section(f"{section.name}.{name}", sink)]
+        if not isinstance(table, dict):
+            lines += _section(section.name, table)
     return "\n".join(lines)
 
 
 def _section(path: str, table: Any) -> Iterator[str]:
     """A table with its keys, then the tables below it."""
     yield f"[{path}]"
+    if isinstance(table, sink_config.Sink):
+        yield f"type = {_toml(table.TYPE)}"
     below: list[tuple[str, Any]] = []
     for entry in dataclasses.fields(table):
         value = getattr(table, entry.name)

@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 
 from bpf.error import FlowtagError
 from exporter import activators, counters, describe, garbage, host, log, metrics, programs, records
+from exporter.batch import Origin
 from exporter.config import Config
 from exporter.describe import Describer
 from exporter.directories import prepare
@@ -24,6 +26,9 @@ from exporter.ring import Batch, Ring
 from exporter.workloads import Workloads
 from identity import cgroup, engines, nat64, netns
 from identity.pinned import open_map
+
+if TYPE_CHECKING:
+    from exporter.spooling import Spooling
 
 Format = Callable[[Batch], str]
 COLLECT_SECONDS = 30
@@ -70,7 +75,14 @@ def run(config: Config, output: str, seconds: float | None) -> int:
                     if life.tick():
                         workloads.forget()
 
-                written = _drain(config, ring, text, tick, stop)
+                if config.spooled:
+                    from exporter import spooling  # pyarrow, for those who spool
+
+                    with spooling.start(config, output, ring, workloads, describer) as way:
+                        written = _follow(config, way, text, tick, stop)
+                    way.report()
+                else:
+                    written = _drain(config, ring, text, tick, stop)
         finally:
             totals = counters.read(count_map)
             totals["recursion_misses"] = loaded.recursion_misses()
@@ -111,13 +123,13 @@ def _knobs(config: Config) -> programs.Knobs:
 
 def _format(config: Config, output: str, ring: Ring, workloads: Workloads, describer: Describer) -> Format:
     if output == "none":
-        return lambda batch: ""
+        return lambda taken: ""
+    prefixes = tuple(map(nat64.parse, config.translation.nat64_prefixes))
+    origin = Origin(host.host_id(), host.boot_id(), ring.id, prefixes)
     if output == "table":
         _write(records.HEADER)
-        return lambda batch: records.table(batch, workloads, describer)
-    prefixes = tuple(map(nat64.parse, config.translation.nat64_prefixes))
-    origin = records.Origin(host.host_id(), host.boot_id(), ring.id, prefixes)
-    return lambda batch: records.json_lines(batch, workloads, origin, describer)
+        return lambda taken: records.table(records.live(taken, workloads, origin, describer))
+    return lambda taken: records.json_lines(records.live(taken, workloads, origin, describer))
 
 
 def _drain(config: Config, ring: Ring, text: Format, tick: Callable[[], None], stop: _Stop) -> int:
@@ -144,6 +156,28 @@ def _drain(config: Config, ring: Ring, text: Format, tick: Callable[[], None], s
                 stop.writing = False
             ring.release(batch.end)
             written += len(batch.records)
+        if time.monotonic() - collected > COLLECT_SECONDS:
+            _collect(config)
+            collected = time.monotonic()
+    return written
+
+
+def _follow(config: Config, way: Spooling, text: Format, tick: Callable[[], None], stop: _Stop) -> int:
+    """Until `stop`: the live tap, beside the threads that spool; how many records it showed."""
+    written = 0
+    collected = time.monotonic()
+    while not stop:
+        taken = way.live(config.exporter.drain_ms / 1000)
+        if taken is not None:
+            try:
+                stop.writing = True
+                _write(text(taken))
+            except ClosedOutput:
+                return written
+            finally:
+                stop.writing = False
+            written += len(taken.records)
+        tick()
         if time.monotonic() - collected > COLLECT_SECONDS:
             _collect(config)
             collected = time.monotonic()

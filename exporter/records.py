@@ -9,36 +9,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bpf import abi
+from exporter.batch import Batch, Origin
 from exporter.describe import Describer
-from exporter.ring import Batch, Columns
+from exporter.label import NOBODY, Label, as_dict, label
+from exporter.ring import Batch as Taken
+from exporter.ring import Columns
 from exporter.workloads import Workloads
 from identity import address, nat64
-from identity.names import Names
-from identity.workload import Workload, display_name
 
 NULL = "null"
-# The fields that a workload gives, in the record's order.
-WORKLOAD_FIELDS = ("app", "namespace", "pod", "container", "container_id", "image", "runtime")
-# Of those, what only the workload itself says; the others may be filled by an engine.
-OWN_FIELDS = ("container_id", "runtime")
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What all records of one exporter have in common."""
-
-    host_id: str
-    boot_id: str
-    ring: int
-    nat64: tuple[nat64.Prefix, ...] = ()
 
 
 def boot_to_wall() -> int:
@@ -74,7 +60,7 @@ def _ids(values: NDArray[Any]) -> list[str]:
     return [f'"{value}"' for value in values.tolist()]
 
 
-def times(boot_ns: NDArray[np.uint64], offset: int) -> list[str]:
+def times(boot_ns: NDArray[np.uint64], offset: NDArray[np.int64]) -> list[str]:
     """Boottime to UTC text with nine digits and Z."""
     wall = (boot_ns.astype(np.int64) + offset).astype("datetime64[ns]")
     return [text + "Z" for text in np.datetime_as_string(wall).tolist()]
@@ -95,36 +81,26 @@ def _comm(raw: bytes) -> str:
     return json.dumps(text) if text else NULL
 
 
-def _json_times(boot_ns: NDArray[np.uint64], offset: int, known: NDArray[np.bool_]) -> list[str]:
+def _json_times(
+    boot_ns: NDArray[np.uint64], offset: NDArray[np.int64], known: NDArray[np.bool_]
+) -> list[str]:
     return [
         f'"{text}"' if is_known else NULL
         for text, is_known in zip(times(boot_ns, offset), known.tolist(), strict=True)
     ]
 
 
-def _workload(workload: Workload | None, describer: Describer) -> str:
+def _identity(value: Label) -> str:
     """The part of a record that its workload gives."""
-    values: dict[str, Any] = dict.fromkeys(
-        ("workload", "workload_kind", *WORKLOAD_FIELDS, "identity_source", "identity_state")
-    )
-    values["workload_kind"] = "none"
-    labels: dict[str, str] = {}
-    if workload is not None:
-        names = describer.describe(workload)
-        values["workload"] = _name(workload, names)
-        values["workload_kind"] = abi.WORKLOAD_KINDS[workload.kind]
-        for field in WORKLOAD_FIELDS:
-            values[field] = getattr(workload if field in OWN_FIELDS else names, field) or None
-        values["identity_source"] = abi.SOURCES[workload.source] if workload.source else None
-        values["identity_state"] = abi.STATES[workload.state] if workload.state else None
-        labels = {key: names.labels[key] for key in sorted(names.labels)}
-    values["labels"] = labels
-    return json.dumps(values, separators=(",", ":"), ensure_ascii=False)[1:-1]
+    return json.dumps(as_dict(value), separators=(",", ":"), ensure_ascii=False)[1:-1]
 
 
-def _name(workload: Workload, names: Names) -> str:
-    """The record's `workload`, of the names that are in force now."""
-    return display_name(names.namespace, names.pod, names.container, workload.container_id or workload.host)
+def _labelled(owners: NDArray[Any], labels: Mapping[int, Label], text: Callable[[Label], str]) -> list[str]:
+    return _each(owners, lambda owner: text(labels.get(owner, NOBODY)))
+
+
+def _peer(value: Label) -> str:
+    return NULL if value.workload is None else json.dumps(value.workload, ensure_ascii=False)
 
 
 def _attributed_at(flags: NDArray[np.uint8], owner: NDArray[np.uint64]) -> list[str]:
@@ -133,15 +109,33 @@ def _attributed_at(flags: NDArray[np.uint8], owner: NDArray[np.uint64]) -> list[
     return text
 
 
-def json_lines(batch: Batch, workloads: Workloads, origin: Origin, describer: Describer) -> str:
+def live(taken: Taken, workloads: Workloads, origin: Origin, describer: Describer) -> Batch:
+    """Records just taken from the ring, with the names and the clock of now; in no batch yet."""
+    owners = np.unique(taken.records["owner"]).tolist()
+    labels = {owner: label(workloads.get(owner), describer) for owner in owners}
+    offset = boot_to_wall()
+    count = len(taken.records)
+    return Batch(
+        origin,
+        None,
+        0,
+        taken.records,
+        taken.sequence,
+        np.full(count, offset, np.int64),
+        labels,
+        np.zeros(count, np.uint64),
+    )
+
+
+def json_lines(batch: Batch) -> str:
     """Every record as one JSON object on a line, with all the names of the record contract."""
     r = batch.records
     if not len(r):
         return ""
-    offset = boot_to_wall()
+    origin, offset = batch.origin, batch.offset
     everything = np.ones(len(r), dtype=np.bool_)
     opened = (r["flags"] & abi.FLOW_ADOPTED) == 0
-    identity = workloads.column(r["owner"], lambda workload: _workload(workload, describer))
+    identity = _labelled(r["owner"], batch.labels, _identity)
     flow = json.dumps(f"{origin.host_id}/{origin.boot_id}/")[:-1]
     columns: dict[str, Iterable[str]] = {
         "kind": _names(r["kind"], abi.EVENTS),
@@ -170,11 +164,11 @@ def json_lines(batch: Batch, workloads: Workloads, origin: Origin, describer: De
         "adopted": np.where(opened, "false", "true").tolist(),
         "pid": _numbers(r["pid"], 0),
         "comm": _each(r["comm"], _comm),
-        "peer_workload": [NULL] * len(r),
+        "peer_workload": _labelled(batch.peers, batch.labels, _peer),
         "host_id": [json.dumps(origin.host_id)] * len(r),
         "boot_id": [json.dumps(origin.boot_id)] * len(r),
         "ring": [str(origin.ring)] * len(r),
-        "batch": [NULL] * len(r),
+        "batch": [NULL if batch.number is None else str(batch.number)] * len(r),
         "sequence": _numbers(batch.sequence),
         "flow_id": [
             f'{flow}{cookie}/{generation}"'
@@ -210,15 +204,15 @@ def _endpoints(r: Columns, end: str) -> list[str]:
     ]
 
 
-def table(batch: Batch, workloads: Workloads, describer: Describer) -> str:
+def table(batch: Batch) -> str:
     """Every record as one line for a person; HEADER names the columns."""
     r = batch.records
     if not len(r):
         return ""
     rule = np.where(r["reason"] == 0, _plain(r["rule"], abi.RULES), _plain(r["reason"], abi.REASONS))
     columns = (
-        [text[:23] + "Z" for text in times(r["time_end"], boot_to_wall())],
-        workloads.column(r["owner"], lambda w: _name(w, describer.describe(w)) if w else "-"),
+        [text[:23] + "Z" for text in times(r["time_end"], batch.offset)],
+        _labelled(r["owner"], batch.labels, lambda label: label.workload or "-"),
         _plain(r["role"], abi.ROLES),
         _endpoints(r, "local"),
         _endpoints(r, "peer"),

@@ -7,6 +7,7 @@ the kernel maps the data pages twice in a row, so it never wraps. Source: kernel
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import select
@@ -63,7 +64,8 @@ class Batch:
 def cut(data: NDArray[np.uint8], begin: int) -> Batch:
     """The records in `data`, whole strides that begin at ring position `begin`.
 
-    Ends before the first record that is still being written; passes discarded ones over.
+    Ends before the first record that is still being written; passes discarded ones over. Without
+    discarded ones the records are not copied: they lie in `data`.
     """
     view = data.view(DTYPE)
     header = view["header"]
@@ -71,34 +73,50 @@ def cut(data: NDArray[np.uint8], begin: int) -> Batch:
     count = int(busy[0]) if len(busy) else len(view)
     kept = np.flatnonzero((header[:count] & DISCARDED) == 0)
     sequence = (begin // STRIDE + kept).astype(np.uint64)
-    return Batch(view[kept], sequence, count, begin + count * STRIDE)
+    records = view[:count] if len(kept) == count else view[kept]
+    return Batch(records, sequence, count, begin + count * STRIDE)
 
 
 class Ring:
     """The consumer's side. A context manager; only one consumer may exist at a time."""
 
     def __init__(self, fd: int) -> None:
-        info = Map(os.dup(fd), "ft_events")
-        with info:
-            self.id = info.id
-            self.size = info.max_entries
+        with Map(os.dup(fd), "ft_events") as info:
+            self._map(fd, info.id, info.max_entries)
+        self._poll = select.epoll()
+        self._poll.register(fd, select.EPOLLIN)
+
+    def _map(self, fd: int, number: int, size: int) -> None:
+        self.id = number
+        self.size = size
         page = mmap.PAGESIZE
-        self._fd = fd
         self._consumer_page = mmap.mmap(fd, page)
         self._producer_page = mmap.mmap(fd, page + 2 * self.size, prot=mmap.PROT_READ, offset=page)
         self._consumer = np.frombuffer(self._consumer_page, np.uint64, 1)
         self._producer = np.frombuffer(self._producer_page, np.uint64, 1)
         self._data = np.frombuffer(self._producer_page, np.uint8, 2 * self.size, page)
-        self._poll = select.epoll()
-        self._poll.register(fd, select.EPOLLIN)
-        self._check()
+        self._check(self.consumer)
 
-    def _check(self) -> None:
+    @property
+    def consumer(self) -> int:
+        """The position up to which the kernel has its room back."""
+        return int(self._consumer[0])
+
+    @property
+    def producer(self) -> int:
+        """The position behind what the kernel has written, or is writing."""
+        return int(self._producer[0])
+
+    def _check(self, position: int) -> None:
         """A consumer ahead of the producer, or off a record's beginning, would stop the ring for ever."""
-        consumer, producer = int(self._consumer[0]), int(self._producer[0])
-        if consumer > producer or producer - consumer > self.size or consumer % STRIDE:
+        producer = self.producer
+        fits = position <= producer and producer - position <= self.size and position % STRIDE == 0
+        if fits and position < producer:
+            header = self._data[position % self.size :][:STRIDE].view(DTYPE)["header"][0]
+            fits = int(header) & ~(BUSY | DISCARDED) == abi.EVENT.size
+        if not fits:
             raise FlowtagError(
-                f"reading the ring ft_events: consumer position {consumer} does not fit the producer's"
+                f"reading the ring ft_events: consumer position {position} does not fit the producer's"
                 f" {producer} (ring of {self.size} bytes, records of {STRIDE})",
                 "remove the pin of ft_events and the links, then start the exporter again",
             )
@@ -108,23 +126,43 @@ class Ring:
 
     def __exit__(self, *_: object) -> None:
         self._poll.close()
+        self.unmap()
+
+    def unmap(self) -> None:
+        """Let go of the pages; the positions stay with the map."""
         del self._data, self._consumer, self._producer
         self._consumer_page.close()
-        self._producer_page.close()
+        with contextlib.suppress(BufferError):  # somebody still looks: his frame keeps the pages
+            self._producer_page.close()
 
     def wait(self, seconds: float) -> None:
         """Sleep; shorter only if the ring is more than half full."""
         self._poll.poll(seconds)
 
+    def resume(self, position: int) -> None:
+        """Pass over what a predecessor has taken, but died before it gave the room back."""
+        if position > self.consumer:
+            self._check(position)
+            self.release(position)
+
     def fill(self) -> float:
         """How full the ring is, 0 to 1."""
-        return float((int(self._producer[0]) - int(self._consumer[0])) / self.size)
+        return (self.producer - self.consumer) / self.size
+
+    def look(self, limit: int = 1 << 16) -> Batch:
+        """At most `limit` records, up to the first that is still being written.
+
+        They may lie in the ring itself, and are then sound until release() only: a copy costs as much
+        as half of the way to the disk.
+        """
+        begin = self.consumer
+        count = min((self.producer - begin) // STRIDE, limit)
+        return cut(self._data[begin % self.size :][: count * STRIDE], begin)
 
     def take(self, limit: int = 1 << 16) -> Batch:
-        """Copy at most `limit` records out, up to the first that is still being written."""
-        begin = int(self._consumer[0])
-        count = min((int(self._producer[0]) - begin) // STRIDE, limit)
-        return cut(self._data[begin % self.size :][: count * STRIDE], begin)
+        """The same as a copy, which outlives release()."""
+        seen = self.look(limit)
+        return Batch(seen.records.copy(), seen.sequence, seen.count, seen.end)
 
     def release(self, end: int) -> None:
         """Give the room up to position `end` back to the kernel."""

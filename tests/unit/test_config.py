@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpf.error import FlowtagError
-from exporter.config import Config, Exporter, Host, Identity, dump, load
+from exporter.config import Config, Exporter, Host, Identity, Spool, dump, load
+from exporter.sink_config import Json, Parquet
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=40)
 
@@ -167,4 +169,50 @@ def test_any_other_key_is_refused(
     name = section if section not in ("host", "exporter") else section + "_"
     path.write_text(f"[{quoted(name)}]\n{quoted(key)} = {shown}\n", encoding="utf-8")
     with pytest.raises(FlowtagError, match="unknown key"):
+        load(str(path))
+
+
+def test_sinks_have_types_and_come_back_from_the_dump(tmp_path: Path) -> None:
+    path = tmp_path / "flowtag.toml"
+    path.write_text(
+        '[spool]\nmax_bytes = 2097152\n[sinks.lake]\ntype = "parquet"\ndirectory = "/srv/flows"\n'
+        '[sinks.out]\ntype = "json"\npath = "-"\n',
+        encoding="utf-8",
+    )
+    config = load(str(path))
+    assert config.sinks == {"lake": Parquet("/srv/flows"), "out": Json("-")}
+    assert config.spooled
+    path.write_text(dump(config), encoding="utf-8")
+    assert load(str(path)) == config
+
+
+def test_without_spool_and_sinks_nothing_is_spooled() -> None:
+    assert not Config().spooled
+    assert Config(spool=Spool(enabled=True)).spooled
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[sinks.a]\ntype = "carrier-pigeon"', "sinks.a.type is 'carrier-pigeon'"),
+        ("[sinks.a]", "sinks.a.type is None"),
+        ("sinks = 1", "sinks must be a table"),
+        ("[sinks]\na = 1", "sinks.a.type is None"),
+        ('[sinks.a]\ntype = "parquet"', "sinks.a has no key directory"),
+        ('[sinks.a]\ntype = "parquet"\ndirectory = "x"', "directory is 'x'"),
+        ('[sinks.a]\ntype = "parquet"\ndirectory = "/x"\npath = "/y"', "unknown key sinks.a.path"),
+        ('[sinks.spool]\ntype = "json"\npath = "-"', "sinks.spool: no name for a sink"),
+        ('[sinks."a_b"]\ntype = "json"\npath = "-"', "sinks.a_b: no name for a sink"),
+        ('[sinks.a]\ntype = "json"\npath = "-"\nkeep = 0', "keep is 0"),
+        ('[sinks.a]\ntype = "json"\npath = "-"\nrotate_bytes = 1', "rotate_bytes is 1"),
+        ('[spool]\ndirectory = "spool"', "spool.directory is 'spool'"),
+        ("[spool]\nmax_bytes = 5", "spool.max_bytes is 5"),
+        ("[spool]\nmin_free_bytes = -1", "spool.min_free_bytes is -1"),
+        ("[spool]\nstop_seconds = 61", "spool.stop_seconds is 61"),
+    ],
+)
+def test_spool_or_sink_that_cannot_be_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "flowtag.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(FlowtagError, match=re.escape(message)):
         load(str(path))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bpf import abi
 from exporter import records
+from exporter.batch import Origin
 from exporter.config import Identity
 from exporter.describe import Describer
 from exporter.ring import DTYPE, Batch
@@ -20,7 +21,7 @@ from identity import address
 from identity.names import Names
 from identity.workload import KIND_CONTAINER, Workload
 
-ORIGIN = records.Origin("host-id", "boot-id", 7)
+ORIGIN = Origin("host-id", "boot-id", 7)
 DESCRIBER = Describer(Identity(), [])
 OWNER = 1 << 40
 NAMES = [
@@ -58,7 +59,9 @@ def batch(**values: Any) -> Batch:
 
 
 def record(workload: Workload | None = None, **values: Any) -> dict[str, Any]:
-    text = records.json_lines(batch(**values), OneWorkload(workload or Workload()), ORIGIN, DESCRIBER)
+    text = records.json_lines(
+        records.live(batch(**values), OneWorkload(workload or Workload()), ORIGIN, DESCRIBER)
+    )
     assert text.count("\n") == 1
     found: dict[str, Any] = json.loads(text)
     return found
@@ -126,13 +129,16 @@ def test_json_workload_name_is_untrusted(name: str) -> None:
 def test_codes_of_a_newer_version_do_not_raise() -> None:
     codes: dict[str, Any] = dict.fromkeys(("kind", "end_reason", "rule", "reason", "role"), 200)
     assert record(**codes)["end_reason"] == "unknown"
-    assert records.table(batch(**codes), OneWorkload(Workload()), DESCRIBER).count("?") == 3
+    assert (
+        records.table(records.live(batch(**codes), OneWorkload(Workload()), ORIGIN, DESCRIBER)).count("?")
+        == 3
+    )
 
 
 def test_no_records_no_text() -> None:
     empty = Batch(np.zeros(0, DTYPE), np.zeros(0, np.uint64), 0, 0)
-    assert records.json_lines(empty, OneWorkload(Workload()), ORIGIN, DESCRIBER) == ""
-    assert records.table(empty, OneWorkload(Workload()), DESCRIBER) == ""
+    assert records.json_lines(records.live(empty, OneWorkload(Workload()), ORIGIN, DESCRIBER)) == ""
+    assert records.table(records.live(empty, OneWorkload(Workload()), ORIGIN, DESCRIBER)) == ""
 
 
 class Renaming:
@@ -162,14 +168,16 @@ def test_records_have_the_names_that_are_in_force_at_their_batch() -> None:
     source = Renaming()
     describer = Describer(Identity(), [source])
     for expected in ("web1", "web2"):
-        text = records.json_lines(many([OWNER] * 50), OneWorkload(workload), ORIGIN, describer)
+        text = records.json_lines(records.live(many([OWNER] * 50), OneWorkload(workload), ORIGIN, describer))
         found = [json.loads(line) for line in text.split("\n") if line]
         assert len(found) == 50
         assert {record["workload"] for record in found} == {expected}
         assert {record["container"] for record in found} == {expected}
         assert found[0]["image"] == "shop:1"
         assert list(found[0]["labels"].items()) == [("a", 'q"\n'), ("m", "\u2028"), ("z", "1")]
-    assert " web3 " in records.table(many([OWNER] * 50), OneWorkload(workload), describer)
+    assert " web3 " in records.table(
+        records.live(many([OWNER] * 50), OneWorkload(workload), ORIGIN, describer)
+    )
     assert source.asked == 3, "once for each distinct owner of a batch"
 
 

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The spool: records on disk between the ring and the sinks, bounded, the oldest dropped first.
+
+One thread writes (append, close_batches, enforce), each sink's thread reads (next_batch, settle). The
+files' names are the state; what is in memory here can be had again from them at any moment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import structlog
+
+from exporter import columns, durable, label, ledger, recovery, segment, sink_config
+from exporter.config import Spool as Settings
+from exporter.label import Label
+from exporter.ledger import Row
+from exporter.mark import Mark, Marks
+from exporter.recovery import NamesFile
+from exporter.ring import STRIDE, Batch, Ring
+from exporter.segment import MINUTE, BatchKey, RingId, Segment
+
+BLOCK = 4096  # what a small file takes of most disks
+BATCH_RECORDS = 1 << 15  # a batch is in memory, once for each sink
+GRACE = 2 * 10**9  # ns after a minute's end for names that come late
+(NOBODY,) = sink_config.RESERVED
+"""The sink of a spool that has none: it takes nothing, and counts what the bounds drop."""
+
+
+def _room(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+class Spool:
+    """Owned by one exporter: the lock of the run directory keeps a second one out."""
+
+    def __init__(self, settings: Settings, ring: Ring, boot: str, sinks: Sequence[str]) -> None:
+        """Recover what is there, and move the ring on behind it. FlowtagError if there can be no spool."""
+        self._settings = settings
+        self.directory = settings.directory
+        self.ring_id = RingId(boot.replace("-", ""), ring.id)
+        self.sinks = tuple(sinks) or (NOBODY,)
+        self._changed = threading.Condition()
+        self._unsynced: Segment | None = None
+        self._doomed: list[str] = []
+        recovery.prepare(self.directory)
+        found = recovery.recover(self.directory)
+        self._names = found.names
+        self._spoilt = found.spoilt
+        self._batches: dict[BatchKey, list[Segment]] = {}
+        for item in [s for group in found.segments.values() for s in group]:
+            if item.ring_id == self.ring_id and item.end > ring.producer:
+                structlog.get_logger().error("spool: ahead of the ring, set aside", file=item.name)
+                recovery.set_aside(self.directory, item.name, nobodys=True)
+            else:
+                self._batches.setdefault(item.key, []).append(item)
+        self._bytes = sum(_room(s.size) for s in self._segments() if s not in self._spoilt)
+        self._bytes += sum(_room(names.size) for names in self._names.values())
+        self.totals = {item.ring_id: item.total for item in self._segments()}
+        # The batch that may grow. After a start always a new one: what was closed must not.
+        self._open: Segment | None = None
+        self._marks = Marks(self.directory, found.marks)
+        self._marks_wait = False
+        self._set_marks(ring)
+        end = max((s.end for s in self._segments() if s.ring_id == self.ring_id), default=0)
+        for item in found.truncated:
+            self.damaged(item, "its length is another")
+        own = [m for m in self._marks.all() if m.ring_id == self.ring_id]
+        self.totals[self.ring_id] = max(self.totals.get(self.ring_id, 0), *(m.settled for m in own))
+        ring.resume(max(end, *(m.position for m in own)))
+        self.collect()
+
+    def _segments(self) -> Iterator[Segment]:
+        return (s for group in self._batches.values() for s in group)
+
+    def _set_marks(self, ring: Ring) -> None:
+        """One for each sink in each ring; a new sink begins with the oldest that is left."""
+        consumer = ring.consumer
+        oldest: dict[RingId, Segment] = {}
+        for item in self._segments():
+            oldest.setdefault(item.ring_id, item)
+        for old in self._marks.all():
+            gone = old.position > ring.producer if old.ring_id == self.ring_id else old.ring_id not in oldest
+            if gone or old.sink not in self.sinks:
+                self._marks.forget(old)
+        known = {(m.sink, m.ring_id) for m in self._marks.all()}
+        total = max([0, *(m.settled for m in self._marks.all() if m.ring_id == self.ring_id)])
+        for sink in self.sinks:
+            for ring_id in {*oldest, self.ring_id}:
+                if (sink, ring_id) not in known:
+                    first = oldest.get(ring_id)
+                    position, before = (first.begin, first.before) if first else (consumer, total)
+                    self._marks.put(Mark(sink, ring_id, position, before))
+        self._save()
+
+    # The writer's thread.
+
+    def append(self, batch: Batch, offset: int) -> int:
+        """Put records, just taken from the ring, on the disk; the position up to which that is so.
+
+        offset: ns to add to boottime for UTC, now. OSError: they are not there, or not surely; the ring
+        keeps its room, and the next call tries again.
+        """
+        if self._unsynced is not None:  # it has its name already: to write it again would double it
+            end = self._unsynced.end
+            durable.sync_directory(self.directory)
+            self._unsynced = None
+            return end
+        if not len(batch.records):
+            return batch.end
+        made = self._segment(batch, offset)
+        data = columns.encode(batch.records, batch.sequence)
+        made = segment.sized(made, data)
+        durable.put(self.directory, made.name, memoryview(data))
+        with self._changed:
+            self._batches.setdefault(made.key, []).append(made)
+            self._bytes += _room(made.size)
+            self.totals[self.ring_id] = made.total
+        self._open = self._unsynced = made
+        durable.sync_directory(self.directory)
+        self._unsynced = None
+        return made.end
+
+    def _segment(self, batch: Batch, offset: int) -> Segment:
+        """In the batch of the one before, if that is of the same minute, still open and not full.
+
+        A clock that is set forth or back makes another minute, and so a new batch; the number, a
+        position, goes on.
+        """
+        begin = batch.end - batch.count * STRIDE
+        at = int(batch.records["time_end"][0])
+        last = self._open
+        count = len(batch.records)
+        total = self.totals[self.ring_id] + count
+        made = Segment(self.ring_id, begin, batch.end, count, total, begin // STRIDE, at, offset, 0, 0)
+        if last is None:
+            return made
+        made = dataclasses.replace(made, at=max(at, last.at))
+        already = sum(s.records for s in self._batches.get(last.key, ()))
+        if last.minute != made.minute or already + count > BATCH_RECORDS:
+            return made
+        return dataclasses.replace(made, batch=last.batch)
+
+    def close_batches(
+        self, now: int, offset: int, label_of: Callable[[int], Label], *, everything: bool = False
+    ) -> None:
+        """Join the names to each batch whose minute is over, for good; then sinks may have it.
+
+        now: boottime ns. OSError: the rest is left to the next call.
+        """
+        minutes = {(now + offset) // MINUTE, (now + offset - GRACE) // MINUTE}
+        for key, group in [*self._batches.items()]:
+            grows = self._open is not None and key == self._open.key
+            if key in self._names or (grows and not everything and group[0].minute in minutes):
+                continue
+            if grows:
+                self._open = None
+            owners: set[int] = set()
+            for item in [s for s in group if s not in self._spoilt]:
+                try:
+                    owners.update(segment.owners(self.directory, item))
+                except segment.DamagedError as error:
+                    self.damaged(item, str(error))
+                except FileNotFoundError:
+                    self.damaged(item, "it is gone")
+            if key in self._batches:
+                self._put_names(key, {owner: label_of(owner) for owner in owners if owner})
+
+    def _put_names(self, key: BatchKey, labels: dict[int, Label]) -> None:
+        data = label.pack(labels)
+        names = NamesFile(key, len(data), segment.checksum(data))
+        durable.put(self.directory, names.name, data)
+        durable.sync_directory(self.directory)
+        with self._changed:
+            self._names[key] = names
+            self._bytes += _room(names.size)
+            self._changed.notify_all()
+
+    def enforce(self) -> None:
+        """Drop the oldest until the bounds hold again."""
+        while self._bytes > self._settings.max_bytes and self.drop_oldest("max_bytes"):
+            pass
+        disk = os.statvfs(self.directory)
+        missing = self._settings.min_free_bytes - disk.f_bavail * disk.f_frsize
+        while missing > 0:  # what was removed may take a moment to be free
+            freed = self.drop_oldest("min_free")
+            if not freed:
+                break
+            missing -= freed
+
+    def drop_oldest(self, reason: str) -> int:
+        """Drop one segment; the bytes that this gives back, 0 if there is none to drop."""
+        with self._changed:
+            oldest = next((s for s in self._segments() if s != self._unsynced), None)
+            if oldest is None:
+                return 0
+            before = self._bytes
+            self._pass(self.sinks, [oldest], reason)
+            self._doom([oldest])
+            freed = before - self._bytes
+        self._unlink()
+        return freed
+
+    # The sinks' threads.
+
+    def next_batch(self, sink: str, seconds: float) -> tuple[BatchKey, list[Segment]] | None:
+        """The oldest batch that this sink has not settled, spoilt segments included; None after so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting(sink) is not None, seconds)
+            return self._waiting(sink)
+
+    def _waiting(self, sink: str) -> tuple[BatchKey, list[Segment]] | None:
+        for key, group in self._batches.items():
+            position = self._marks.get(sink, key.ring_id).position
+            if key in self._names and group[-1].end > position:
+                return key, [s for s in group if s.end > position]
+        return None
+
+    def labels(self, key: BatchKey) -> dict[int, Label] | None:
+        """The names joined to a batch; None if they are spoilt: the writer then joins them anew."""
+        with self._changed:
+            names = self._names.get(key)
+        if names is None:
+            return None
+        try:
+            with open(os.path.join(self.directory, names.name), "rb") as file:
+                data = file.read(names.size + 1)
+            if len(data) == names.size and segment.checksum(data) == names.crc:
+                return label.unpack(data)
+        except FileNotFoundError:
+            pass
+        structlog.get_logger().error("spool: names lost", file=names.name)
+        with self._changed:
+            if self._names.pop(key, None) is not None:
+                self._bytes -= _room(names.size)
+        recovery.set_aside(self.directory, names.name)
+        return None
+
+    def settle(self, sink: str, items: Iterable[Segment], outcome: str) -> None:
+        """These segments were delivered to a sink, or dropped for a reason."""
+        with self._changed:
+            self._pass((sink,), items, outcome)
+        self.collect()
+
+    def spoilt(self, item: Segment) -> bool:
+        """Whether a segment's file has been set aside."""
+        with self._changed:
+            return item in self._spoilt
+
+    def settled(self, sink: str, item: Segment) -> bool:
+        """Whether a segment lies behind a sink's mark: it may have been dropped meanwhile."""
+        with self._changed:
+            return item.end <= self._marks.get(sink, item.ring_id).position
+
+    def damaged(self, item: Segment, why: str) -> None:
+        """Set a spoilt segment's file aside. It keeps its place: sinks count it when they come past."""
+        with self._changed:
+            if item in self._spoilt or item not in self._batches.get(item.key, ()):
+                return
+            self._spoilt.add(item)
+            self._bytes -= _room(item.size)
+        structlog.get_logger().error("spool: set aside", file=item.name, records=item.records, error=why)
+        recovery.set_aside(self.directory, item.name)
+
+    # Both.
+
+    def collect(self) -> None:
+        """Remove what every sink has settled, and do what could not be done before."""
+        with self._changed:
+            done = []
+            for group in self._batches.values():
+                position = min(self._marks.get(sink, group[0].ring_id).position for sink in self.sinks)
+                if group[0].end > position:
+                    continue
+                done += [s for s in group if s.end <= position and s != self._unsynced]
+            self._doom(done)
+            self._save()
+        self._unlink()
+
+    def ledger(self) -> list[Row]:
+        """Where every record is, for each sink."""
+        with self._changed:
+            return ledger.rows(self._marks.all(), [*self._segments()], self._spoilt, self.totals)
+
+    def _pass(self, sinks: Iterable[str], items: Iterable[Segment], outcome: str) -> None:
+        for item in items:
+            how = "damaged" if item in self._spoilt else outcome
+            for sink in sinks:
+                self._marks.put(self._marks.get(sink, item.ring_id).passed(item, how))
+        self._save()
+
+    def _save(self) -> None:
+        """A mark that could not be written is written another time: until then a restart repeats."""
+        try:
+            if self._marks.save():
+                durable.sync_directory(self.directory)
+        except OSError as error:
+            if not self._marks_wait:
+                structlog.get_logger().warning("spool: marks wait", error=str(error))
+            self._marks_wait = True
+        else:
+            self._marks_wait = False
+
+    def _doom(self, items: Iterable[Segment]) -> None:
+        for item in items:
+            self._take_out(item)
+            self._doomed.append(item.name)
+
+    def _take_out(self, item: Segment) -> None:
+        group = self._batches[item.key]
+        group.remove(item)
+        if item in self._spoilt:
+            self._spoilt.remove(item)
+        else:
+            self._bytes -= _room(item.size)
+        if not group:
+            del self._batches[item.key]
+            names = self._names.pop(item.key, None)
+            if names is not None:
+                self._bytes -= _room(names.size)
+                self._doomed.append(names.name)
+
+    def _unlink(self) -> None:
+        """Remove the files that are no longer ours; those that stay (a read-only disk) another time."""
+        with self._changed:
+            doomed, self._doomed = self._doomed, []
+        for name in doomed:
+            try:
+                durable.remove(os.path.join(self.directory, name))
+            except OSError:
+                with self._changed:
+                    self._doomed.append(name)
