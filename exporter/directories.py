@@ -88,6 +88,8 @@ def _hook_settings(config: Config) -> list[str]:
         "cgroup_mount": cgroup.mount_point() or "",
         "host_netns": str(netns.host_cookie()),
         "shared_addresses": " ".join(config.translation.shared_addresses),
+        # For `flowtag status`. No cgroup has a slash in its name; some may have a line's end.
+        "engine_roots": "/".join(filter(str.isprintable, config.host.engine_roots)),
     }
     text = "".join(f"{key} {value}\n" for key, value in values.items()).encode(errors="surrogateescape")
     path = os.path.join(config.host.run_directory, "hook")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flowtag register | unregister | enable | disable`: how an engine comes to call the hook, and stops."""
+"""`flowtag register | unregister | enable | disable | status | nri`: how an engine comes to call the hook."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from bpf.error import FlowtagError
-from hooks import bundle, installed
+from hooks import bundle, installed, nri
 from hooks.bundle import PATH as PATH
 from hooks.oci_hook import RUN_DIRECTORY
 from hooks.runtime import HOOK_DIRECTORY, Options
@@ -53,14 +53,15 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
             "--method", metavar="M", default="", help="of several ways into the engine, which"
         )
         parser.add_argument(
-            "--file", metavar="F", default="", help="the engine's configuration file or hooks.d"
-        )
-        parser.add_argument("--socket", metavar="S", default="", help="where the engine answers")
-        parser.add_argument(
             "--reload",
             action="store_true",
             help="have Docker read its file again, by SIGHUP, and wait for it",
         )
+    unregister.add_argument(
+        "--before-removal",
+        action="store_true",
+        help="flowtag itself goes: where the hook must stay, leave a command that removes it later",
+    )
     register.add_argument(
         "--print",
         action="store_true",
@@ -76,7 +77,22 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         description="The kill switch: no engine is touched, and containers start as if there were no hook.",
         allow_abbrev=False,
     )
-    for parser in (register, unregister, enable, disable):
+    status = subparsers.add_parser(
+        "status",
+        help="whether engines call the hook, and which containers have an identity",
+        description="Exit code 0, or 1 where something needs a hand.",
+        allow_abbrev=False,
+    )
+    status.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    status.add_argument(
+        "--runtime", metavar="R", choices=("auto", *RUNTIMES), help="that engine and its containers only"
+    )
+    for parser in (register, unregister, status):
+        parser.add_argument(
+            "--file", metavar="F", default="", help="the engine's configuration file or hooks.d"
+        )
+        parser.add_argument("--socket", metavar="S", default="", help="where the engine answers")
+    for parser in (register, unregister, enable, disable, status):
         parser.add_argument(
             "--hook-directory",
             metavar="D",
@@ -94,6 +110,8 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     unregister.set_defaults(run=_unregister)
     enable.set_defaults(run=_enable)
     disable.set_defaults(run=_disable)
+    status.set_defaults(run=_status)
+    nri.add_command(subparsers)
 
 
 def _register(args: argparse.Namespace) -> int:
@@ -106,12 +124,17 @@ def _register(args: argparse.Namespace) -> int:
         self_test(directory)
         print(json.dumps(hooks_object(options.run_directory, f"{directory}/{installed.STUB}"), indent=2))
         return 0
-    done = _registration(options).register(args.runtime or "auto", args.dry_run, args.reload)
+    done = _registration(options).register(_name(args), args.dry_run, args.reload)
     return 0 if done else 1
 
 
 def _unregister(args: argparse.Namespace) -> int:
-    done = _registration(_options(args)).unregister(args.runtime or "auto", args.dry_run, args.reload)
+    if args.before_removal and (args.dry_run or args.runtime):
+        args.parser.error("--before-removal is for every engine, and no trial")
+    registration = _registration(_options(args))
+    done = registration.unregister(_name(args), args.dry_run, args.reload)
+    if args.before_removal:
+        registration.leave()
     return 0 if done else 1
 
 
@@ -130,6 +153,24 @@ def _disable(args: argparse.Namespace) -> int:
     else:
         print("it was disabled, nothing changed")
     return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from hooks import status, status_text
+    from hooks.runtimes import adapters
+
+    found = status.look(_options(args), adapters(), args.runtime or "auto")
+    if args.json:
+        print(json.dumps(status_text.document(found), indent=2))
+    else:
+        print("\n".join(status_text.text(found)))
+    return 1 if found.problems else 0
+
+
+def _name(args: argparse.Namespace) -> str:
+    """The adapter that is meant: NRI's is one of its own."""
+    name: str = args.runtime or "auto"
+    return "containerd-nri" if (name, args.method) == ("containerd", "nri") else name
 
 
 def _options(args: argparse.Namespace) -> Options:

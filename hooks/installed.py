@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 
 from bpf.error import FlowtagError
+from hooks.edit import locked
 from hooks.oci_hook import RUN_DIRECTORY
 
 STUB, WRAPPER = "flowtag-hook", "flowtag-runc"
 SWITCH = "disabled"
+KEPT, COMMAND = "kept", "unregister"
+"""What hooks/leave.py leaves when the application goes."""
 LINKS = ("app", "runc", "run")
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 MODE = 0o755
-_PART = ".flowtag-part"
+PART = ".flowtag-part"
 
 
 def install(
@@ -41,12 +45,15 @@ def install(
         if runtime:
             links["runc"] = _real(runtime, directory)
         changed = _directory(directory)
-        for name in (STUB, WRAPPER):
-            changed += _copy(os.path.join(application, "hooks", name), os.path.join(directory, name))
-        for name, target in links.items():
-            changed += _link(target, os.path.join(directory, name))
-        if changed:
-            _sync(directory)
+        with locked(directory):  # or another's half-written stub would be renamed into its place
+            for name in (STUB, WRAPPER):
+                changed += _copy(os.path.join(application, "hooks", name), os.path.join(directory, name))
+            for name, target in links.items():
+                changed += _link(target, os.path.join(directory, name))
+            if application != os.path.join(directory, KEPT):
+                changed += _drop_kept(directory)
+            if changed:
+                _sync(directory)
     return changed
 
 
@@ -59,14 +66,29 @@ def remove(directory: str) -> list[str]:
     removed = []
     with _doing(f"removing the hook directory {directory}"):
         for name in (SWITCH, *LINKS, WRAPPER, STUB):
-            for path in (os.path.join(directory, name), os.path.join(directory, name + _PART)):
+            for path in (os.path.join(directory, name), os.path.join(directory, name + PART)):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
                     removed.append(path)
+        removed += _drop_kept(directory)
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(directory)
             removed.append(directory)
     return removed
+
+
+def _drop_kept(directory: str) -> list[str]:
+    """Remove what hooks/leave.py left."""
+    dropped = []
+    for path in (os.path.join(directory, KEPT), os.path.join(directory, KEPT + PART)):
+        if os.path.lexists(path):
+            shutil.rmtree(path)
+            dropped.append(path)
+    for path in (os.path.join(directory, COMMAND), os.path.join(directory, COMMAND + PART)):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+            dropped.append(path)
+    return dropped
 
 
 def disable(directory: str) -> list[str]:
@@ -175,16 +197,21 @@ def _copy(source: str, path: str) -> list[str]:
                 return []
     except FileNotFoundError:
         pass
-    part = path + _PART
+    write(path, data, MODE)
+    return [path]
+
+
+def write(path: str, data: bytes, mode: int) -> None:
+    """Put a file in place in one step, on disk."""
+    part = path + PART
     with contextlib.suppress(FileNotFoundError):
         os.unlink(part)  # of an install that was interrupted
     with open(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(data)
-        os.fchmod(file.fileno(), MODE)
+        os.fchmod(file.fileno(), mode)
         file.flush()
         os.fsync(file.fileno())
     os.rename(part, path)
-    return [path]
 
 
 def _link(target: str, path: str) -> list[str]:
@@ -195,7 +222,7 @@ def _link(target: str, path: str) -> list[str]:
     if not target:
         os.unlink(path)
         return [path]
-    part = path + _PART
+    part = path + PART
     with contextlib.suppress(FileNotFoundError):
         os.unlink(part)
     os.symlink(target, part)

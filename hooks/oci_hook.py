@@ -19,6 +19,7 @@ from bpf.error import FlowtagError
 from hooks import place, run_line
 from identity import incarnation, lifetime, oci, strict_json
 from identity.incarnation import Incarnation
+from identity.pinned import open_map
 from identity.workload import KIND_CONTAINER, new_id
 
 RUN_DIRECTORY = run_line.RUN_DIRECTORY
@@ -112,7 +113,7 @@ def leave(new: Incarnation, pending: str, run: str, settings: dict[str, str]) ->
         left = True
     except OSError:
         left = left_before(new, pending)
-    if new.netns:
+    if new.netns or marked(new, settings):
         return left
     try:
         by = new.workload.id if left else gap.LOST
@@ -120,6 +121,17 @@ def leave(new: Incarnation, pending: str, run: str, settings: dict[str, str]) ->
     except (OSError, FlowtagError):
         pass  # no maps of ours: nobody says whose a flow is
     return left
+
+
+def marked(new: Incarnation, settings: dict[str, str]) -> bool:
+    """Whether its cgroup has an entry, as any below an engine's root: then its flows are not the host's."""
+    if not new.cgroup:
+        return False
+    try:
+        with open_map("ft_cgroup", pins(settings)) as cgroups:
+            return cgroups.get(abi.ID.pack(new.cgroup)) is not None
+    except (OSError, FlowtagError):
+        return False
 
 
 def left_before(new: Incarnation, pending: str) -> bool:

@@ -1,113 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which containers still refer to the stub, the wrapper or an engine's runtime entry.
+"""Which containers still need the stub, the wrapper or an engine's runtime entry.
 
 Docker keeps a runtime's name with each container, and needs that entry to start it again. Other containers
-refer by the hooks in their bundle's config.json (poststop is still to come), by what a shim or runc noted.
+refer by the hooks in their bundle (poststop is still to come), or by what their shim was told to run. What no
+file in a known place tells, the hook itself does: whoever it has announced, and who lives, has it.
+
+Not needed by: a stopped container of Podman's, whose bundle is made anew at each start; one that CRI
+created and never started, or that has ended and was collected, which CRI starts never again. Not seen: a
+container of `nerdctl --runtime .../flowtag-runc` that is stopped, which containerd's database alone knows.
 """
 
 from __future__ import annotations
 
-import glob
-import json
-import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from bpf.error import FlowtagError
+from hooks.bundles import BUNDLES as BUNDLES
+from hooks.bundles import Known, every
 from hooks.runtime import Options, Reference
-from hooks.runtimes.containerd_tasks import noted
-from hooks.runtimes.docker import RUNTIME, Docker
-
-LIMIT = 16 << 20
-
-BUNDLES = (
-    ("docker", "/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby/*/config.json"),
-    ("docker", "/run/containerd/io.containerd.runtime.v2.task/moby/*/config.json"),
-    ("containerd", "/run/containerd/io.containerd.runtime.v2.task/*/*/config.json"),
-    ("containerd", "/run/k3s/containerd/io.containerd.runtime.v2.task/*/*/config.json"),
-    ("crio", "/run/containers/storage/*-containers/*/userdata/config.json"),
-    ("podman", "/var/lib/containers/storage/*-containers/*/userdata/config.json"),
-    ("runc", "/run/runc/*/state.json"),
-)
-"""Engine and pattern of the files that hold a container's hooks; a file counts for the first that names it.
-
-Podman and CRI-O share a storage: what lies in /run is given to CRI-O only where an annotation says so.
-"""
+from hooks.runtimes.containerd_tasks import STATE, TASKS
+from hooks.runtimes.docker import Docker
+from identity import incarnation
 
 
 def find(
     options: Options,
     engine: str = "auto",
     docker_roots: Sequence[str] | None = None,
-    bundles: Sequence[tuple[str, str]] = BUNDLES,
+    bundles: Sequence[tuple[str, str]] | None = None,
 ) -> list[Reference]:
-    """Every container that refers, by engine and name. Files that vanish meanwhile are none.
+    """Every container that refers. Files that vanish meanwhile are none.
 
-    engine: the one that the file and the socket in `options` are of.
+    engine: the one that the file and the socket in `options` are of. docker_roots and bundles: where to
+    look; None: in the usual places, and where the engines that run say.
     """
-    said = options if engine == "docker" else options._replace(file="", socket="")
-    roots = [Docker().data_root(said)] if docker_roots is None else docker_roots
-    found = [reference for root in roots for reference in of_docker(root)]
-    ids = {os.path.basename(os.path.dirname(reference.file)) for reference in found}
-    # A running container of Docker's shows twice, the second time by its id.
-    found += (item for item in of_bundles(options.hook_directory, bundles) if item.container not in ids)
+    return referring(containers(options, engine, docker_roots, bundles), options.run_directory)
+
+
+def containers(
+    options: Options,
+    engine: str = "auto",
+    docker_roots: Sequence[str] | None = None,
+    bundles: Sequence[tuple[str, str]] | None = None,
+) -> list[Known]:
+    """Every container that a file in these places speaks of, whether it refers or not."""
+    roots = [Docker().data_root(_own(options, engine, "docker"))] if docker_roots is None else docker_roots
+    if bundles is None:
+        state = containerd_state(_own(options, engine, "containerd"))
+        pattern = ("containerd", f"{state}/{TASKS}/*/*/config.json")
+        bundles = BUNDLES if pattern in BUNDLES else (pattern, *BUNDLES)
+    return every(options.hook_directory, roots, bundles)
+
+
+def referring(known: Sequence[Known], run_directory: str) -> list[Reference]:
+    """Those of them that refer, and those that only the hook's memory knows."""
+    found = [
+        Reference(one.engine, one.name or one.container_id, one.refers, one.container_id, one.running)
+        for one in known
+        if one.refers
+    ]
+    ids = {one.container_id for one in known}
+    live = f"{run_directory}/live"
+    try:
+        remembered = list(incarnation.every(live))
+    except OSError:
+        return found
+    for name, one in remembered:
+        workload = one.workload
+        if workload.container_id not in ids and one.lives():
+            engine = workload.runtime or "runc"
+            said = workload.name or workload.container_id
+            found.append(Reference(engine, said, f"{live}/{name}", workload.container_id, True))
     return found
 
 
-def of_docker(root: str) -> Iterator[Reference]:
-    """Containers below a data root that were made with the runtime `flowtag`, running or not."""
-    for path in sorted(glob.glob(f"{glob.escape(root)}/containers/*/hostconfig.json")):
-        document = _object(path)
-        if document.get("Runtime") == RUNTIME:
-            directory = os.path.dirname(path)
-            name = _object(f"{directory}/config.v2.json").get("Name")
-            plain = name.lstrip("/") if isinstance(name, str) else ""
-            yield Reference("docker", plain or os.path.basename(directory), path)
+def containerd_state(options: Options) -> str:
+    """Where the containerd of this machine keeps what lives."""
+    from hooks.runtimes.containerd_site import look
 
-
-def of_bundles(directory: str, patterns: Sequence[tuple[str, str]] = BUNDLES) -> Iterator[Reference]:
-    """Containers whose hooks name a program of the hook directory, or whose shim runs the wrapper."""
-    seen: set[str] = set()
-    for engine, pattern in patterns:
-        for path in sorted(glob.glob(pattern)):
-            if path in seen:
-                continue
-            seen.add(path)
-            document = _object(path)
-            hooked = any(hook.startswith(f"{directory}/") for hook in _hooks(document))
-            file = path if hooked else noted(os.path.dirname(path), directory)
-            if file:
-                yield Reference(_engine(engine, document), _container(path), file)
-
-
-def _engine(engine: str, document: dict[str, Any]) -> str:
-    if engine != "crio":
-        return engine
-    annotations = document.get("annotations")
-    keys = annotations if isinstance(annotations, dict) else {}
-    return "crio" if any(key.startswith("io.kubernetes.cri-o.") for key in keys) else "podman"
-
-
-def _container(path: str) -> str:
-    directory = os.path.dirname(path)
-    return os.path.basename(os.path.dirname(directory) if directory.endswith("/userdata") else directory)
-
-
-def _hooks(document: dict[str, Any]) -> Iterator[str]:
-    """The path of each hook, of a config.json or of runc's state.json, which has them inside `config`."""
-    inner = document.get("config")
-    hooks = inner.get("Hooks") if isinstance(inner, dict) else document.get("hooks")
-    for entries in hooks.values() if isinstance(hooks, dict) else ():
-        for entry in entries if isinstance(entries, list) else ():
-            path = entry.get("path") if isinstance(entry, dict) else None
-            if isinstance(path, str):
-                yield path
-
-
-def _object(path: str) -> dict[str, Any]:
-    """The JSON object in a file; empty if there is none, or it is no such thing."""
     try:
-        with open(path, "rb") as file:
-            document = json.loads(file.read(LIMIT))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+        return str(look(options).effective().get("state") or STATE)
+    except (FlowtagError, OSError):
+        return STATE  # its state is in force all the same; status and register say what is wrong
+
+
+def _own(options: Options, engine: str, name: str) -> Options:
+    """The options for an engine, which another's file and socket are not."""
+    return options if engine == name else options._replace(file="", socket="", method="")

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from bpf.error import FlowtagError
 from hooks import edit, installed
+from hooks.leave import leave
 from hooks.runtime import Options, Plan, Reference, Runtime
 from hooks.self_test import self_test
 
@@ -46,6 +47,7 @@ def choose(runtimes: Sequence[Runtime], name: str, options: Options) -> list[Run
     found = [runtime for runtime in runtimes if runtime.found(options)]
     if not found:
         raise FlowtagError("looking for container engines: none found", "name one with --runtime")
+    found = [runtime for runtime in found if runtime.name != "containerd-nri"]
     return [runtime for runtime in found if runtime.name != "runc"] or found
 
 
@@ -86,6 +88,12 @@ class Registration:
             self._purge()
         return all(done)
 
+    def leave(self) -> None:
+        """The application goes: what had to stay of the hook must do without it."""
+        if os.path.isdir(self.options.hook_directory):
+            command = leave(self.options.hook_directory, APPLICATION, self.options.run_directory)
+            self.say(f"left: {command} ends it when no container refers to the hook any more")
+
     def _each(
         self, runtime: Runtime, act: Callable[[Runtime, bool, bool], None], dry_run: bool, reload: bool
     ) -> bool:
@@ -112,7 +120,7 @@ class Registration:
             self.say(f"{runtime.name}: wrote {directory}")
         self_test(directory)
         self._apply(runtime, plan, backup=True)
-        if not plan.changes:
+        if not plan.changes and (not plan.then or runtime.state(self.options).registered):
             self.say(f"{runtime.name}: registered already, nothing changed")
         self._finish(runtime, plan, reload, registered=True)
 
@@ -131,7 +139,7 @@ class Registration:
             self._show(runtime.name, rest)
             self._apply(runtime, rest, backup=False)
             self._finish(runtime, rest, reload, registered=False)
-        if not plan.changes and not rest.changes:
+        if not plan.changes and not rest.changes and not plan.then:
             self.say(f"{runtime.name}: not registered, nothing changed")
 
     def _tell_sharers(self, runtime: Runtime, others: Sequence[Runtime]) -> None:

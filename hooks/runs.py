@@ -28,7 +28,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -45,6 +45,7 @@ KINDS = {
 }
 OUTCOMES = ("claimed", "pending", "lost", "ignored", "ended", "nothing", "added", "present")
 KILLED_MS = 500.0
+LATELY = 100
 _LINE = re.compile(rb"(createRuntime|prestart|poststop|inject) ([a-z]{1,10}) ([0-9]{1,12})")
 
 
@@ -60,10 +61,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """All runs, by event: createRuntime, prestart, poststop, inject; absent: none. old: see above."""
+    """All runs, by event: createRuntime, prestart, poststop, inject; absent: none. old: see above.
+
+    lately: how many of the last LATELY runs failed.
+    """
 
     events: Mapping[str, Event]
     old: bool
+    lately: int = 0
 
     @property
     def failed(self) -> int:
@@ -84,7 +89,9 @@ def read(run_directory: str) -> Runs:
     times: dict[str, list[float]] = {}
     path = os.path.join(run_directory, FILE)
     before = _tail(f"{path}.old")
+    last: deque[bool] = deque(maxlen=LATELY)
     for event, outcome, number in _parsed(before or b"", _tail(path) or b""):
+        last.append(outcome == "failed")
         if outcome == "failed":
             kind = KINDS.get(number) or (f"signal {number - 128}" if number > 128 else f"status {number}")
             failures.setdefault(event, Counter())[kind] += 1
@@ -99,7 +106,7 @@ def read(run_directory: str) -> Runs:
         events[event] = Event(
             outcomes.get(event, {}), failures.get(event, {}), _quantile(took, 0.5), _quantile(took, 0.99)
         )
-    return Runs(events, before is not None)
+    return Runs(events, before is not None, sum(last))
 
 
 def _parsed(*texts: bytes) -> Iterator[tuple[str, str, int]]:

@@ -63,12 +63,15 @@ class Plan(NamedTuple):
 class Reference(NamedTuple):
     """A container that still names the stub, the wrapper or the engine's runtime entry.
 
-    engine: a Runtime's name; container: its name where that is known, else its id; file: what says so.
+    engine: a Runtime's name; container: its name where that is known, else its id; file: what says so;
+    container_id: its whole id; running: None where that is not known.
     """
 
     engine: str
     container: str
     file: str
+    container_id: str = ""
+    running: bool | None = None
 
 
 class State(NamedTuple):

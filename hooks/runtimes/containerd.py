@@ -151,7 +151,7 @@ class Containerd:
 def _methods(options: Options) -> tuple[str, ...]:
     if options.method not in ("", *KEYS):
         raise FlowtagError(
-            f"registering with containerd: it has no method {options.method!r}", f"{', '.join(KEYS)}"
+            f"registering with containerd: it has no method {options.method!r}", f"{', '.join(KEYS)} or nri"
         )
     return (options.method or cri.WRAPPER,)
 

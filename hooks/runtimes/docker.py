@@ -125,7 +125,10 @@ class Docker:
         return Plan(_changes(path, before, after), self._reload(info, False))
 
     def state(self, options: Options) -> State:
-        """The file, and what dockerd says over its socket."""
+        """The file, and what dockerd says over its socket.
+
+        One that runs and does not answer counts as if it called the wrapper, while that is there.
+        """
         daemon, info = self.daemon(options), dockerd.ask(self._socket(options))
         path = self._file(options, daemon)
         _, document = self._read(path)
@@ -139,8 +142,15 @@ class Docker:
             problem = (
                 f'{path} has "flowtag" as its default-runtime and no such runtime: containers cannot start'
             )
-        if info is None:
+        if info is None and daemon is None:
             return State(registered, None, "", problem, path)
+        if info is None:
+            # It may have our default in memory, and then starts nothing once the wrapper is gone.
+            problem = (
+                problem or f"dockerd does not answer at {self._socket(options)}: is it the one? see --socket"
+            )
+            effective = os.path.exists(wrapper)
+            return State(registered, effective, "" if registered or not effective else RELOAD, problem, path)
         effective = info.default_runtime == RUNTIME and info.runtimes.get(RUNTIME) == wrapper
         return State(registered, effective, RELOAD if registered != effective else "", problem, path)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
+import shutil
 import subprocess
 import tomllib
 from typing import Any
@@ -23,9 +24,9 @@ class Nri:
     name = "containerd-nri"
 
     def found(self, options: Options) -> str:
-        """NRI's socket, where it is: from 2.0 on containerd opens it unless told otherwise."""
+        """NRI's socket, which containerd opens from 2.0 on unless told otherwise; else its binary."""
         path = options.socket or nri.SOCKET
-        return f"socket {path}" if os.path.exists(path) else ""
+        return f"socket {path}" if os.path.exists(path) else shutil.which("containerd") or ""
 
     def register(self, options: Options) -> Plan:
         """No changes, but what to start; FlowtagError if containerd would not listen."""

@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 
-from hooks import edit, installed
+from hooks import edit, installed, references
 from hooks.runtime import Options, Plan
 from hooks.runtimes.containerd import RESTART
 from hooks.runtimes.containerd import Containerd as Adapter
-from hooks.runtimes.containerd_tasks import referring
 from identity import incarnation
 from tests.rig.containerd import Containerd, Pod
 from tests.rig.exporter import ROOT
@@ -68,8 +67,8 @@ class Node:
         return {(one.namespace, one.pod, one.container) for one in found}
 
     def referring(self) -> set[str]:
-        state = str(self.containerd.directory / "state")
-        return {name for name, _ in referring(self.options.hook_directory, state)}
+        """Of the machine's containerds: this one's directory is found by its configuration."""
+        return {one.container for one in references.find(self.options, "containerd", [])}
 
 
 @pytest.fixture

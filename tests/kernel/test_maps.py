@@ -19,8 +19,9 @@ import pytest
 from bpf import abi, syscall
 from bpf.error import LayoutError
 from exporter import programs
-from identity import address, cgroup, netns
+from identity import address, cgroup, incarnation, netns
 from identity.claim import Claim
+from identity.incarnation import Incarnation
 from identity.pinned import open_map
 from identity.workload import KIND_CONTAINER, KIND_HOST, Workload
 from tests.rig.exporter import COMMAND
@@ -141,6 +142,7 @@ def test_create_makes_everything_once(empty: Host) -> None:
         "cgroup_mount": cgroup.mount_point() or "",
         "host_netns": str(netns.host_cookie()),
         "shared_addresses": "",
+        "engine_roots": "",
     }
     before = (empty.run / "hook").stat().st_ino
     assert empty.call("maps", "create").stderr == "everything is there\n"
@@ -383,11 +385,14 @@ def test_check_says_what_is_missing_and_what_to_do(empty: Host) -> None:
     before = json.loads(empty.call("check", "--json").stdout)
     assert any(c["subject"] == "maps" and c["state"] == "warn" for c in before["checks"])
     assert empty.call("maps", "create").returncode == 0
-    (empty.run / "pending" / "x.json").write_text("{}", encoding="ascii")
     done = empty.call("check")
     assert done.returncode == 0
     assert f"ok    maps: all {len(abi.MAPS)} in {empty.pins}, of layout 1\n" in done.stdout
-    assert f"warn  hook: 1 identities could not be written and wait in {empty.run}/pending\n" in done.stdout
+    left = Incarnation(Workload(container_id="x"), reason="no room")
+    incarnation.write(f"{empty.run}/pending/x.json", left)
+    done = empty.call("check")
+    assert done.returncode == 1
+    assert f"FAIL  hook: 1 identities could not be written and wait in {empty.run}/pending\n" in done.stdout
     os.unlink(empty.pins / "ft_port")
     done = empty.call("check")
     assert done.returncode == 1

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CACHE = Path(os.environ.get("FLOWTAG_TEST_CACHE", "/var/cache/flowtag-tests"))
-MIRROR = os.environ.get("FLOWTAG_TEST_MIRROR", "")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # iproute2: the networks of the tests; python3: the hook and the containers' payloads.
 SID_PACKAGES = (
@@ -70,12 +69,26 @@ def sid_root() -> Path:
             for old in (root, part):
                 shutil.rmtree(old, ignore_errors=True)
             part.mkdir(parents=True)
-            _run(["debootstrap", "--variant=minbase", f"--include={wanted}", "sid", str(part), MIRROR])
+            _run(["debootstrap", "--variant=minbase", f"--include={wanted}", "sid", str(part), mirror()])
             for archive in (part / "var/cache/apt/archives").glob("*.deb"):
                 archive.unlink()
             made_of.write_text(wanted, encoding="ascii")
             part.rename(root)
         return root
+
+
+def mirror() -> str:
+    """The mirror of Debian that this machine's apt uses; FLOWTAG_TEST_MIRROR names one where it uses none."""
+    named = os.environ.get("FLOWTAG_TEST_MIRROR")
+    if named:
+        return named
+    form = "$(SITE) $(ORIGIN) $(LABEL)"
+    sites = _run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"])
+    for line in sites.splitlines():
+        site, _, whose = line.partition(" ")
+        if whose == "Debian Debian":  # not the security archive, which has no other releases
+            return site
+    raise RuntimeError("apt uses no mirror of Debian: name one in FLOWTAG_TEST_MIRROR")
 
 
 @contextmanager
@@ -94,7 +107,7 @@ def _apt_options(suite: str) -> list[str]:
         (world / name).mkdir(parents=True, exist_ok=True)
     (world / "status").touch()
     (world / "sources.list").write_text(
-        f"deb [signed-by={KEYRING}] {MIRROR} {suite} main\n", encoding="ascii"
+        f"deb [signed-by={KEYRING}] {mirror()} {suite} main\n", encoding="ascii"
     )
     values = {
         "Dir::Etc::sourcelist": world / "sources.list",
@@ -107,7 +120,7 @@ def _apt_options(suite: str) -> list[str]:
     return [word for key, value in values.items() for word in ("-o", f"{key}={value}")]
 
 
-def _run(command: list[str], directory: Path | None = None) -> None:
+def _run(command: list[str], directory: Path | None = None) -> str:
     done = subprocess.run(
         command,
         cwd=directory or "/",
@@ -118,3 +131,4 @@ def _run(command: list[str], directory: Path | None = None) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout[-2000:].strip()}")
+    return done.stdout

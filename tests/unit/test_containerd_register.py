@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bpf.error import FlowtagError
-from hooks.references import of_bundles
+from hooks.bundles import every
 from hooks.runtime import Options, State
 from hooks.runtimes import containerd as adapter
 from hooks.runtimes import containerd_cri as cri
@@ -23,7 +23,6 @@ from hooks.runtimes import containerd_engine, containerd_site
 from hooks.runtimes.containerd_config import without_zeros
 from hooks.runtimes.containerd_engine import Engine, comparable, difference
 from hooks.runtimes.containerd_spec import check_spec
-from hooks.runtimes.containerd_tasks import referring
 
 FIXTURES = Path(__file__).parent / "fixtures" / "containerd"
 VERSIONS = ("1.6", "1.7", "2.1")
@@ -202,7 +201,7 @@ def test_look_at_other_file_than_the_running_one_is_refused(
 def test_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(FlowtagError, match="no method 'magic'") as caught:
         adapter.Containerd().register(Options(method="magic"))
-    assert caught.value.hint == "wrapper, base-spec"
+    assert caught.value.hint == "wrapper, base-spec or nri"
 
 
 def test_wrapped_runtime_is_not_our_own_wrapper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,12 +237,19 @@ def test_referring_finds_wrapper_in_options_and_stub_in_hooks(tmp_path: Path) ->
     hooks = json.dumps({"hooks": {"poststop": [{"path": "/h/flowtag-hook"}]}})
     task(tmp_path, "k8s.io", "a", options_json=options, config_json=json.dumps({"annotations": annotations}))
     task(tmp_path, "moby", "b", options_json="{}", config_json=hooks)
-    task(tmp_path, "moby", "c", runtime="/h/flowtag-runc")
+    task(tmp_path, "moby", "c", runtime="/h/flowtag-runc", config_json="{}")
     task(tmp_path, "k8s.io", "d", options_json="{}", config_json="{}")
-    found = {name: os.path.basename(file) for name, file in referring("/h", str(tmp_path))}
-    assert found == {"shop/web/app": "options.json", "b": "config.json", "c": "runtime"}
-    assert list(referring("/other", str(tmp_path))) == []
-    assert list(referring("/h", str(tmp_path / "none"))) == []
+    tasks = [("containerd", f"{tmp_path}/io.containerd.runtime.v2.task/*/*/config.json")]
+    found = every("/h", patterns=tasks)
+    files = {one.name or one.container_id: os.path.basename(one.refers) for one in found if one.refers}
+    assert files == {"shop/web/app": "options.json", "b": "config.json", "c": "runtime"}
+    assert {one.container_id: one.engine for one in found} == {
+        "a": "containerd",
+        "b": "docker",
+        "c": "docker",
+    }
+    assert not any(one.refers for one in every("/other", patterns=tasks))
+    assert every("/h", patterns=[("containerd", f"{tmp_path}/none/*/*/config.json")]) == []
 
 
 def test_reference_by_wrapper_needs_no_hook(tmp_path: Path) -> None:
@@ -251,9 +257,9 @@ def test_reference_by_wrapper_needs_no_hook(tmp_path: Path) -> None:
     task(tmp_path, "k8s.io", "disabled", options_json=options, config_json="{}")
     task(tmp_path, "k8s.io", "stranger", options_json="{}", config_json='{"env": "/h/flowtag-runc"}')
     tasks = f"{tmp_path}/io.containerd.runtime.v2.task/*/*/config.json"
-    (found,) = of_bundles("/h", [("containerd", tasks)])
-    assert (found.engine, found.container) == ("containerd", "disabled")
-    assert found.file.endswith("disabled/options.json")
+    (found,) = (one for one in every("/h", patterns=[("containerd", tasks)]) if one.refers)
+    assert (found.engine, found.container_id) == ("containerd", "disabled")
+    assert (found.hooked, found.refers.rpartition("/")[2]) == (False, "options.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"ociVersion": "1.0"}', b'{"hooks": {}}', b"\xff"])

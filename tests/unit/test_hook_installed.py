@@ -71,7 +71,7 @@ def test_install_renews_what_differs(hook: Path, application: Path) -> None:
     (hook / "flowtag-hook").chmod(0o700)
     with (application / "hooks" / "flowtag-runc").open("a", encoding="ascii") as file:
         file.write("# newer\n")
-    (hook / ("flowtag-runc" + installed._PART)).touch()  # an install that was interrupted
+    (hook / ("flowtag-runc" + installed.PART)).touch()  # an install that was interrupted
     hook.chmod(0o700)
     changed = installed.install(str(hook), str(application), "/bin/false")
     assert changed == [
@@ -220,3 +220,33 @@ def test_stub_of_the_hook_directory_runs_for_any_user() -> None:
             check=False,
         )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_two_installs_at_once_leave_a_stub_that_runs(tmp_path: Path) -> None:
+    """A package's script and an administrator: each file is there, whole and executable, at any time."""
+    hook, stubs = tmp_path / "hook", set()
+    for name in ("one", "two"):
+        for package in ("hooks", "identity", "bpf"):
+            (tmp_path / name / package).mkdir(parents=True)
+        for file in ("flowtag-hook", "flowtag-runc"):
+            path = tmp_path / name / "hooks" / file
+            path.write_bytes(Path(APPLICATION, "hooks", file).read_bytes() + f"# {name}\n".encode())
+        stubs.add((tmp_path / name / "hooks/flowtag-hook").read_bytes())
+    installed.install(str(hook), str(tmp_path / "one"), "/bin/true")
+    failures: list[Exception] = []
+
+    def install(first: int) -> None:
+        try:
+            for turn in range(60):
+                installed.install(str(hook), str(tmp_path / ("one", "two")[(first + turn) % 2]))
+        except FlowtagError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=install, args=(first,)) for first in (0, 1)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        with open(hook / "flowtag-hook", "rb") as stub:
+            assert os.fstat(stub.fileno()).st_mode & 0o111 == 0o111
+            assert stub.read() in stubs
+    assert failures == []

@@ -45,6 +45,13 @@ def test_runs_by_event_and_outcome(tmp_path: Path) -> None:
     assert (found.total, found.failed, found.old) == (9, 4, False)
 
 
+def test_runs_that_failed_lately(tmp_path: Path) -> None:
+    put(tmp_path, "createRuntime failed 1\n" * 5, "hook-runs.old")
+    put(tmp_path, "createRuntime claimed 9000\n" * (runs.LATELY - 3) + "inject failed 137\n")
+    found = runs.read(str(tmp_path))
+    assert (found.failed, found.lately) == (6, 3)
+
+
 def test_runs_quantiles(tmp_path: Path) -> None:
     put(tmp_path, "".join(f"poststop ended {n}000\n" for n in range(100, 0, -1)))
     ended = runs.read(str(tmp_path)).events["poststop"]

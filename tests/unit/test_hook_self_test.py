@@ -61,7 +61,7 @@ def edit(path: Path, old: str, new: str) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no stub": (lambda hook: (hook / "flowtag-hook").unlink(), "flowtag-hook is missing"),
     "stub without x": (lambda hook: (hook / "flowtag-hook").chmod(0o644), "flowtag-hook is not executable"),
-    "stub fails": (lambda hook: edit(hook / "flowtag-hook", "exit 0\n", "exit 3\n"), "exits 3: it said"),
+    "stub fails": (lambda hook: edit(hook / "flowtag-hook", "home=", "exit 3; home="), "exits 3: it said"),
     "stub speaks": (lambda hook: edit(hook / "flowtag-hook", "home=", "echo hello; home="), "has output"),
     "stub dawdles": (lambda hook: edit(hook / "flowtag-hook", "home=", "sleep 1.2; home="), "took 1"),
     "stub does nothing": (lambda hook: edit(hook / "flowtag-hook", "home=", "exit 0; home="), "left no line"),

@@ -168,6 +168,21 @@ def test_docker_state_without_a_daemon(tmp_path: Path, text: str) -> None:
     assert bool(state.problem) == (text == '{"default-runtime": "flowtag"}')
 
 
+def test_docker_that_does_not_answer_still_needs_the_wrapper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have our default in memory, and starts nothing once the wrapper is gone."""
+    put(tmp_path, docker.FILE, "{}")
+    running = dockerd.Daemon(1, (), "/usr/bin", "/usr/bin/dockerd")
+    monkeypatch.setattr(Docker, "daemon", lambda *_: running)
+    options = Options(str(tmp_path / "hook"))
+    assert Docker(str(tmp_path)).state(options).effective is False
+    put(tmp_path, "/hook/flowtag-runc", "")
+    state = Docker(str(tmp_path)).state(options)
+    assert (state.registered, state.effective, state.restart) == (False, True, docker.RELOAD)
+    assert "does not answer" in state.problem
+
+
 def test_dockerd_of_pid_is_no_other_process() -> None:
     assert dockerd.of_pid(os.getpid()) is None
     assert dockerd.of_pid_file("/nowhere/docker.pid") is None
