@@ -27,7 +27,8 @@ from identity.names import Names
 from identity.workload import Workload, new_id
 
 TRIES = 5
-REMEMBERED = 16
+REMEMBERED = 1024
+"""Incarnations whose labels are known: as many as ft_workload keeps, for flows that are open for days."""
 
 
 @dataclass(slots=True)
@@ -150,6 +151,8 @@ class HostLife:
                 self._doubted = time.monotonic()
                 self._tell("host identity kept, though its source does not confirm it", current)
             return
+        if self._doubted is not None and not current.stale:
+            self._tell("host identity confirmed again", current)
         self._doubted = None
         same = replace(current, stale=False, provisional=waited_for(self._config, outcome))
         if same != current:

@@ -7,21 +7,43 @@ Not kept: lists or objects on one line in a document that is indented elsewhere,
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 
 def decode(data: bytes) -> dict[str, Any]:
     """The object in a document; nothing but white space is an empty one.
 
-    ValueError with line and column if it is not JSON, has a key twice, or is something else than an object.
+    ValueError with line and column if it is not JSON, has a key twice, is something else than an object, or
+    holds what would not come back as it is: 1e3, half a pair of surrogates.
     """
     text = data.decode("utf-8")
     if not text.strip():
         return {}
-    document = json.loads(text, object_pairs_hook=_once)
+    try:
+        document = json.loads(
+            text, object_pairs_hook=_once, parse_float=_float, parse_int=_int, parse_constant=_float
+        )
+        json.dumps(document, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
     if not isinstance(document, dict):
         raise ValueError("it is not an object")
     return document
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if repr(value) != text or not math.isfinite(value):
+        raise ValueError(f"it has a number that would be written otherwise: {text}")
+    return value
+
+
+def _int(text: str) -> int:
+    value = int(text)
+    if str(value) != text:  # -0
+        raise ValueError(f"it has a number that would be written otherwise: {text}")
+    return value
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -37,10 +37,14 @@ def fit(text: str, room: int) -> str:
 
 
 def display_name(namespace: str, pod: str, container: str, otherwise: str) -> str:
-    """`namespace/pod/container` in Kubernetes, else the container's name, else `otherwise`."""
+    """`namespace/pod/container` in Kubernetes, else the container's name, else `otherwise`.
+
+    A name of its own with a slash, which `nerdctl run --annotation nerdctl/name=` may choose, is passed
+    over: it would read as a pod's.
+    """
     if pod and namespace:
         return "/".join(filter(None, (namespace, pod, container)))
-    return container or otherwise
+    return otherwise if not container or "/" in container else container
 
 
 class Workload:

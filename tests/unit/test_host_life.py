@@ -7,6 +7,7 @@ import mmap
 import socket
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -264,3 +265,29 @@ def test_check_says_what_speaks_and_why_what_is_better_does_not(place: Place) ->
 def test_check_has_nothing_to_say_where_nothing_is_configured() -> None:
     found = list(check_identity.sources(Config(Host(pin_directory="/nonexistent"))))
     assert {finding.state for finding in found} == {"ok"}
+
+
+def test_labels_of_a_flow_that_outlives_many_certificates(place: Place) -> None:
+    """A week of hourly ones."""
+    place.put("web-1")
+    place.tick()
+    first = place.slot()
+    assert place.life.current
+    for number in range(168):
+        place.life.names.learn(replace(place.life.current, id=first.id + number + 1))
+    names = place.life.names.names(first)
+    assert names is not None
+    assert names.labels["team"] == "web"
+
+
+def test_source_that_comes_back_is_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    files = place.put("web-1")
+    place.tick()
+    place.path.unlink()
+    place.tick()
+    assert "does not confirm it" in capsys.readouterr().out
+    place.path.write_bytes(files.chain_pem)
+    place.tick()
+    assert "confirmed again" in capsys.readouterr().out
+    place.tick()
+    assert "confirmed again" not in capsys.readouterr().out

@@ -57,3 +57,21 @@ values = st.recursive(
 def test_encode_never_changes_the_meaning(document: dict[str, object]) -> None:
     for like in (None, b'{\n "a": 1}', b'{"a":1}', b"\t"):
         assert json.loads(indented_json.encode(document, like)) == document
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1e3}',
+        '{"a": 1e400}',
+        '{"a": 1.10}',
+        '{"a": NaN}',
+        '{"a": -0}',
+        '{"a": "\\ud800"}',
+        '{"a": ' + "[" * 5000 + "]" * 5000 + "}",
+    ],
+    ids=lambda text: text[:12],
+)
+def test_decode_refuses_what_would_come_back_changed(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - any: the file is left alone
+        indented_json.decode(text.encode())

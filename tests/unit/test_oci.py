@@ -114,3 +114,10 @@ def test_from_oci_huge_name_is_cut() -> None:
     note = {"nerdctl/name": "ü" * 1_000_000}
     workload = oci.from_oci({"id": ID, "bundle": BUNDLES[2], "annotations": note})
     assert workload.container == "ü" * 64
+
+
+def test_nerdctl_name_is_no_pods() -> None:
+    """An annotation that a tenant may choose, beside the pod of another."""
+    notes = {"nerdctl/name": "kube-system/coredns-x/coredns"}
+    bundle = "/run/containerd/io.containerd.runtime.v2.task/default/abc"
+    assert oci.from_oci({"id": "abc", "bundle": bundle, "annotations": notes}).name == "abc"
