@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bpf.error import FlowtagError
 from hooks import bundle, installed, nri
@@ -193,13 +193,22 @@ def _registration(options: Options) -> Registration:
     from hooks.register import Registration
     from hooks.runtimes import adapters
 
-    return Registration(adapters(), options, find, print, _complain)
+    return Registration(adapters(), options, find, _say, _complain)
+
+
+def _say(line: str, stream: TextIO | None = None) -> None:
+    """Print; a reader that has gone keeps no change from being made, nor its exit code from being true."""
+    stream = stream or sys.stdout
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _complain(error: FlowtagError) -> None:
-    print(f"flowtag: {error}", file=sys.stderr)
+    _say(f"flowtag: {error}", sys.stderr)
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        _say(f"hint: {error.hint}", sys.stderr)
 
 
 def hooks_object(run_directory: str = RUN_DIRECTORY, stub: str = STUB) -> dict[str, Any]:

@@ -150,6 +150,20 @@ def guard(target: str, link: bool = False) -> None:
         path = os.path.dirname(path)
 
 
+def check(change: Change) -> None:
+    """FlowtagError for a file that apply() would refuse because of whose it is."""
+    guard(change.path if change.link else os.path.realpath(change.path), change.link)
+
+
+def names(path: str, directory: str) -> bool:
+    """Whether a file, or the target of a link, speaks of a directory; also where that cannot be told."""
+    try:
+        content = read(path, link=os.path.islink(path))
+    except FlowtagError:
+        return True
+    return content is not None and f"{directory}/".encode() in content
+
+
 def unchanged(change: Change, target: str) -> None:
     """FlowtagError if the file is no longer what the plan was made from."""
     if read(target, change.link) != change.before:

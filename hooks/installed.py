@@ -24,6 +24,8 @@ SWITCH = "disabled"
 KEPT, COMMAND = "kept", "unregister"
 """What hooks/leave.py leaves when the application goes."""
 LINKS = ("app", "runc", "run")
+FILES = "files"
+"""The engines' files that were made to name the directory, a path a line: --file may have named any."""
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 MODE = 0o755
 PART = ".flowtag-part"
@@ -65,7 +67,7 @@ def remove(directory: str) -> list[str]:
     directory = _absolute(directory)
     removed = []
     with _doing(f"removing the hook directory {directory}"):
-        for name in (SWITCH, *LINKS, WRAPPER, STUB):
+        for name in (SWITCH, FILES, *LINKS, WRAPPER, STUB):
             for path in (os.path.join(directory, name), os.path.join(directory, name + PART)):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
@@ -75,6 +77,24 @@ def remove(directory: str) -> list[str]:
             os.rmdir(directory)
             removed.append(directory)
     return removed
+
+
+def note(directory: str, paths: list[str]) -> None:
+    """Remember, before they are written, which files will name the directory."""
+    known = noted(directory)
+    if not set(paths) <= set(known):
+        with _doing(f"writing {directory}/{FILES}"), locked(directory):
+            lines = "".join(f"{path}\n" for path in dict.fromkeys([*known, *paths]))
+            write(os.path.join(directory, FILES), os.fsencode(lines), 0o644)
+
+
+def noted(directory: str) -> list[str]:
+    """What note() has remembered."""
+    try:
+        with open(os.path.join(directory, FILES), "rb") as file:
+            return [os.fsdecode(line) for line in file.read(1 << 20).splitlines()]
+    except FileNotFoundError:
+        return []
 
 
 def _drop_kept(directory: str) -> list[str]:

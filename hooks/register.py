@@ -109,7 +109,15 @@ class Registration:
         return True
 
     def _register(self, runtime: Runtime, dry_run: bool, reload: bool) -> None:
+        named = self.options.file
+        if named and not os.path.isdir(os.path.dirname(named)):
+            raise FlowtagError(
+                f"registering with {runtime.name}: {os.path.dirname(named)} does not exist",
+                "see --file: an engine would not look there",
+            )
         plan = runtime.register(self.options)
+        for change in plan.changes:
+            edit.check(change)
         wraps = self._wraps(runtime.name, plan.wraps)
         self._show(runtime.name, plan)
         if dry_run:
@@ -119,6 +127,7 @@ class Registration:
         if installed.install(directory, APPLICATION, wraps, self.options.run_directory):
             self.say(f"{runtime.name}: wrote {directory}")
         self_test(directory)
+        installed.note(directory, [change.path for change in plan.changes])
         self._apply(runtime, plan, backup=True)
         if not plan.changes and (not plan.then or runtime.state(self.options).registered):
             self.say(f"{runtime.name}: registered already, nothing changed")
@@ -215,5 +224,10 @@ class Registration:
             self.say(f"kept for {reference.engine} container {reference.container} ({reference.file})")
         if references:
             self.say(f"kept {directory}: run the same command again when these containers are gone")
-        elif installed.remove(directory):
+            return
+        for path in installed.noted(directory):
+            if edit.names(path, directory):
+                self.say(f"kept {directory}: {path} still names it; unregister with --file {path}")
+                return
+        if installed.remove(directory):
             self.say(f"removed {directory}")

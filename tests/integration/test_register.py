@@ -18,6 +18,7 @@ from hooks.register import choose
 from hooks.runtime import Options
 from hooks.runtimes import dockerd
 from tests.integration.registering import Host
+from tests.rig.exporter import COMMAND
 
 
 @pytest.fixture
@@ -254,3 +255,53 @@ def test_print_names_the_hook_directory_once_it_is_there(tmp_path: Path) -> None
     printed = json.loads(flowtag_command(*common).stdout)
     assert [entry["path"] for (entry,) in printed.values()] == [f"{hook}/flowtag-hook"] * 2
     assert Options().hook_directory not in str(printed)
+
+
+def test_register_dry_run_refuses_what_the_real_one_refuses(host: Host) -> None:
+    """And nothing is left of either."""
+    host.daemon_json.parent.mkdir(parents=True, exist_ok=True)
+    host.daemon_json.write_text("{}", encoding="ascii")
+    host.daemon_json.chmod(0o666)
+    for dry_run in (True, False):
+        assert not host.registration().register("docker", dry_run=dry_run)
+        assert "others than root can change" in str(host.complaints[-1])
+    assert not host.hook.exists()
+
+
+def test_register_file_in_a_directory_that_is_not_there(host: Host) -> None:
+    host.options = host.options._replace(file=f"{host.root}/no/such/daemon.json")
+    assert not host.registration().register("docker")
+    assert "does not exist" in str(host.complaints[-1])
+    assert not (host.root / "no").exists()
+
+
+def test_unregister_keeps_what_a_named_file_still_needs(host: Host, tmp_path: Path) -> None:
+    """A file that --file named is found by nothing else."""
+    usual, named = host.options, tmp_path / "named.json"
+    host.options = usual._replace(file=str(named))
+    assert host.registration().register("docker"), host.complaints
+    host.options = usual
+    assert host.registration().register("runc"), host.complaints
+    assert host.registration().unregister("runc")
+    assert host.hook.exists()
+    assert str(named) in host.said[-1]
+    host.options = usual._replace(file=str(named))
+    assert host.registration().unregister("docker")
+    assert not host.hook.exists()
+    assert not named.exists()
+
+
+@pytest.mark.parametrize("command", ["register", "unregister"])
+def test_reader_that_goes_keeps_no_change_from_being_made(host: Host, command: str) -> None:
+    hooks_d = host.root / "hooks.d"
+    hooks_d.mkdir()
+    if command == "unregister":
+        host.options = host.options._replace(file=str(hooks_d))
+        assert host.registration().register("podman"), host.complaints
+    words = ["--runtime", "podman", "--file", str(hooks_d), "--hook-directory", str(host.hook)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([COMMAND, command, *words], stdout=writing, stderr=writing, check=False)
+    os.close(writing)
+    assert done.returncode == 0
+    assert len(list(hooks_d.iterdir())) == (2 if command == "register" else 0)
