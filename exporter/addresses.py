@@ -46,7 +46,7 @@ class Addresses:
         """Do what is due; what cannot be had now is had another time."""
         now = time.monotonic()
         try:
-            changed = os.stat(self._live).st_mtime_ns
+            changed = self._last_hook()
             if changed != self._changed:
                 self._changed = changed
                 self._due = [now + seconds for seconds in AFTER_HOOK_SECONDS]
@@ -58,6 +58,13 @@ class Addresses:
                 self.ask_new()
         except (OSError, FlowtagError) as error:
             self._log.warning("asking for containers' addresses", error=str(error))
+
+    def _last_hook(self) -> int:
+        """When live/ last changed; where it is not there, no hook has come yet."""
+        try:
+            return os.stat(self._live).st_mtime_ns
+        except FileNotFoundError:
+            return self._changed
 
     def ask_all(self) -> None:
         """Every claimed namespace; the entries of what is gone end."""

@@ -114,6 +114,14 @@ def test_address_of_two_namespaces_is_contested_until_one_leaves(host: OwnHost, 
         assert held_by(host, "fd99::9") == 0
 
 
+def test_no_hook_yet_is_nothing_to_tell(host: OwnHost, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = Addresses(host.config)
+    assert not (host.run / "live").exists()
+    for _ in range(3):
+        asked.tick()
+    assert "addresses" not in capsys.readouterr().out
+
+
 def test_shared_address_is_nobodys(host: OwnHost) -> None:
     with host.container("web", host.pod) as pid:
         host.create_runtime("web", pid)
