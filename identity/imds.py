@@ -84,7 +84,7 @@ class Session:
 
         try:
             answer = self._exchange(method, path, headers)
-            response = http.client.HTTPResponse(_Received(answer), method=method)  # type: ignore[arg-type]
+            response = http.client.HTTPResponse(_Received(answer), method=method)  # type: ignore[arg-type] # asks for makefile()
             response.begin()
             body = response.read(ANSWER_MAX + 1)
         except TimeoutError:

@@ -66,7 +66,7 @@ def in_cluster(directory: str = IN_CLUSTER, environment: dict[str, str] | None =
             cert_filename=os.path.join(directory, "ca.crt"),
             environ=os.environ if environment is None else environment,
         )
-        loader.load_and_set(configuration)  # type: ignore[no-untyped-call]
+        loader.load_and_set(configuration)  # type: ignore[no-untyped-call] # as above
 
     return load
 

@@ -93,5 +93,5 @@ class Health:
                 **({"hint": failure.hint} if failure.hint else {}),
             )
         # Jitter, so that a cluster's nodes do not come all at once; it guards no secret.
-        delay = random.uniform(0, ceiling)  # noqa: S311
+        delay = random.uniform(0, ceiling)  # noqa: S311 - keeps no secret
         return max(delay, min(failure.retry_after, LONGEST_RETRY_AFTER))

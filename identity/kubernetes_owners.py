@@ -167,7 +167,7 @@ class Owners:
 
     def _ask(self, reference: Reference) -> _Known:
         # Spread over time, so that not all is asked again at once.
-        now = time.monotonic() + random.uniform(0, 60)  # noqa: S311
+        now = time.monotonic() + random.uniform(0, 60)  # noqa: S311 - keeps no secret
         path = RESOURCES[reference.group, reference.kind].format(reference.namespace, reference.name)
         try:
             with self._client.get(path, {}, whole=30, accept=f"{METADATA},application/json") as chunks:

@@ -125,7 +125,7 @@ class Watch:
         """Until the server ends it, which is no failure unless that is far too early."""
         # As long as is asked for, so that a server which says nothing is left after a while; by chance, so
         # that a cluster's nodes do not come back all at once.
-        seconds = random.randint(*self._timing.watch)  # noqa: S311
+        seconds = random.randint(*self._timing.watch)  # noqa: S311 - keeps no secret
         query = self._query() | {
             "watch": "true",
             "allowWatchBookmarks": "true",
