@@ -145,7 +145,7 @@ def spool(config: Config) -> Iterator[Finding]:
     """The ledger of each sink, from the directory alone: the exporter may be at work there."""
     if not config.spooled:
         return
-    from exporter import ledger  # and pyarrow with it
+    from exporter.spool import ledger  # and pyarrow with it
 
     try:
         rows = ledger.read(config.spool.directory)

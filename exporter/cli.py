@@ -11,7 +11,8 @@ import math
 import sys
 from typing import Any
 
-from exporter.config import Config, load
+from exporter.config import Config
+from exporter.config_file import load
 
 _TRANSLATE = (
     "socket:COOKIE | port:ADDRESS:PORT | block:ADDRESS:FIRST-LAST | netns:COOKIE|PATH | cgroup:ID|PATH"
@@ -125,7 +126,7 @@ def _maps_translate(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     config = _config(args)
     if args.print_config:
-        from exporter.config import dump
+        from exporter.config_file import dump
 
         print(dump(config), end="")
         return 0

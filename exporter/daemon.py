@@ -28,7 +28,7 @@ from identity import cgroup, engines, nat64, netns
 from identity.pinned import open_map
 
 if TYPE_CHECKING:
-    from exporter.spooling import Spooling
+    from exporter.spool.spooling import Spooling
 
 Format = Callable[[Batch], str]
 COLLECT_SECONDS = 30
@@ -76,7 +76,7 @@ def run(config: Config, output: str, seconds: float | None) -> int:
                         workloads.forget()
 
                 if config.spooled:
-                    from exporter import spooling  # pyarrow, for those who spool
+                    from exporter.spool import spooling  # pyarrow, for those who spool
 
                     with spooling.start(config, output, ring, workloads, describer) as way:
                         written = _follow(config, way, text, tick, stop)

@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any
 
 from bpf.error import FlowtagError
-from exporter import config
+from exporter import config, config_file
 from tests.rig.container import Runc
 from tests.rig.exporter import flowtag, is_up
 from tests.rig.network import Network
@@ -120,7 +120,7 @@ def main() -> int:
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, ask_to_stop)
     try:
-        host = config.load(args.config).host
+        host = config_file.load(args.config).host
         if not wait_until_up(host, stop):
             return 0 if stop.is_set() else 1
         hooks = hooks_object(host.run_directory)

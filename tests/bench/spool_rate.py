@@ -15,16 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter import columns, records
+from exporter import records
 from exporter.config import Spool as Settings
-from exporter.delivery import Delivery
-from exporter.json_sink import JsonFile
 from exporter.label import Label
-from exporter.parquet_sink import ParquetDirectory
 from exporter.ring import DTYPE, STRIDE, Columns
-from exporter.sink_config import Json, Parquet
-from exporter.spool import Spool
-from exporter.spooling import TAKE
+from exporter.sinks.config import Json, Parquet
+from exporter.sinks.delivery import Delivery
+from exporter.sinks.json_lines import JsonFile
+from exporter.sinks.parquet import ParquetDirectory
+from exporter.spool import columns
+from exporter.spool.spool import Spool
+from exporter.spool.spooling import TAKE
 from tests.rig.ring_file import RingFile, RingWriter
 
 ROUNDS = 7

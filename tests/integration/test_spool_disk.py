@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter import ledger
-from exporter.ledger import Row
+from exporter.spool import ledger
+from exporter.spool.ledger import Row
 from tests.rig.ring_file import RingWriter, records
 from tests.rig.spooler import Spooler
 

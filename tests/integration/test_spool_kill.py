@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter import ledger
+from exporter.spool import ledger
 from tests.rig.ring_file import RingWriter, records
 from tests.rig.spooler import STEPS, Spooler
 

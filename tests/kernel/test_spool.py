@@ -13,7 +13,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from exporter import counters, ledger
+from exporter import counters
+from exporter.spool import ledger
 from identity.pinned import open_map
 from tests.kernel.storm import Storm, build
 from tests.rig.exporter import Exporter, flowtag

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bpf import abi
-from exporter.config import dump
+from exporter.config_file import dump
 from exporter.verify import Finding, persistent, verify
 from identity.workload import KIND_CONTAINER, Workload
 from tests.kernel.cgroup import cgroup_id

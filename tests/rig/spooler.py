@@ -24,12 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from exporter import segment, spool, spooling
 from exporter.config import Config
 from exporter.config import Spool as Settings
-from exporter.json_sink import JsonFile
 from exporter.label import Label
-from exporter.sink_config import Json
+from exporter.sinks.config import Json
+from exporter.sinks.json_lines import JsonFile
+from exporter.spool import segment, spool, spooling
 from tests.rig.ring_file import RingFile, RingWriter
 
 BOOT = "01234567-89ab-cdef-0123-456789abcdef"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pyarrow import ipc
 
 from bpf import abi
-from exporter import columns
 from exporter.ring import DTYPE, STRIDE, Columns
+from exporter.spool import columns
 
 
 def random_records(count: int, seed: int) -> Columns:

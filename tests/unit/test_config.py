@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpf.error import FlowtagError
-from exporter.config import Config, Exporter, Host, Identity, Spool, dump, load
-from exporter.sink_config import Json, Parquet
+from exporter.config import Config, Exporter, Host, Identity, Spool
+from exporter.config_file import dump, load
+from exporter.sinks.config import Json, Parquet
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=40)
 

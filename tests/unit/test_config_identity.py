@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bpf.error import FlowtagError
-from exporter.config import Config, dump, load
+from exporter.config import Config
+from exporter.config_file import dump, load
 
 WHOLE = """
 [identity]

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from exporter import delivery, segment
 from exporter.batch import Batch
 from exporter.config import Spool as Settings
-from exporter.delivery import Delivery
 from exporter.label import NOBODY, Label
 from exporter.ring import Ring
-from exporter.sink import RefusedError, Sink
-from exporter.spool import Spool
+from exporter.sinks import delivery
+from exporter.sinks.delivery import Delivery
+from exporter.sinks.sink import RefusedError, Sink
+from exporter.spool import segment
+from exporter.spool.spool import Spool
 from tests.rig.ring_file import RingFile, RingWriter, records
 
 BOOT = "01234567-89ab-cdef-0123-456789abcdef"

@@ -9,7 +9,8 @@ import tomllib
 from pathlib import Path
 
 from exporter import metrics
-from exporter.config import Config, Identity, _value
+from exporter.config import Config, Identity
+from exporter.config_file import _value
 from identity.certificate import Certificate
 from identity.certificate_rules import FIELDS
 from identity.instance import REASONS

@@ -18,10 +18,10 @@ from pyarrow import parquet
 from bpf import abi
 from exporter import record_table, records
 from exporter.batch import Batch, Origin
-from exporter.json_sink import JsonFile
 from exporter.label import Label
-from exporter.parquet_sink import ParquetDirectory
-from exporter.sink_config import Json, Parquet
+from exporter.sinks.config import Json, Parquet
+from exporter.sinks.json_lines import JsonFile
+from exporter.sinks.parquet import ParquetDirectory
 from identity import address, nat64
 from tests.rig import ring_file
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter import check_state, durable, ledger, recovery, segment
+from exporter import check_state
 from exporter.config import Config
 from exporter.config import Spool as Settings
 from exporter.label import NOBODY, Label
 from exporter.ring import STRIDE, Ring
-from exporter.spool import BATCH_RECORDS, Spool
+from exporter.spool import durable, ledger, recovery, segment
+from exporter.spool.spool import BATCH_RECORDS, Spool
 from tests.rig.ring_file import RingFile, RingWriter, records
 
 BOOT = "0123456789abcdef0123456789abcdef"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from bpf.error import FlowtagError
-from exporter import spooling
 from exporter.config import Config
 from exporter.config import Spool as Settings
 from exporter.label import Label
-from exporter.spooling import Spooling
+from exporter.spool import spooling
+from exporter.spool.spooling import Spooling
 from tests.rig.ring_file import RingFile, RingWriter, records
 
 IDENTITY = ("host", "01234567-89ab-cdef-0123-456789abcdef")

@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from exporter import columns
 from exporter.ring import STRIDE, Columns
+from exporter.spool import columns
 
 MINUTE = 60 * 10**9
 _NAME = re.compile(r"([0-9a-f]{32})((?:_\d{1,20}){7})_(-?\d{1,20})_(\d{1,20})_([0-9a-f]{8})\.arrow")

@@ -13,9 +13,10 @@ import os
 import time
 from typing import BinaryIO
 
-from exporter import durable, record_table
+from exporter import record_table
 from exporter.batch import Batch
-from exporter.sink_config import Parquet
+from exporter.sinks.config import Parquet
+from exporter.spool import durable
 
 ROWS = 1 << 13  # of a row group: what is in memory twice
 

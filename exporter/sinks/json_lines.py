@@ -11,9 +11,10 @@ import contextlib
 import os
 import sys
 
-from exporter import durable, records
+from exporter import records
 from exporter.batch import Batch
-from exporter.sink_config import Json
+from exporter.sinks.config import Json
+from exporter.spool import durable
 
 PART = 512  # records that are text in memory at a time: 0.5 MB, and some more as columns
 

@@ -20,16 +20,16 @@ import structlog
 from bpf.error import FlowtagError
 from exporter import host
 from exporter.config import Config
-from exporter.delivery import Delivery
 from exporter.describe import Describer
 from exporter.label import Label, label
-from exporter.ledger import Row
 from exporter.records import boot_to_wall
 from exporter.ring import STRIDE, Batch, Ring
-from exporter.sink import Sink
-from exporter.sink_config import Json
-from exporter.sinks import open_sinks
-from exporter.spool import Spool
+from exporter.sinks.config import Json
+from exporter.sinks.delivery import Delivery
+from exporter.sinks.kinds import open_sinks
+from exporter.sinks.sink import Sink
+from exporter.spool.ledger import Row
+from exporter.spool.spool import Spool
 from exporter.workloads import Workloads
 from identity import nat64
 

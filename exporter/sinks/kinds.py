@@ -5,23 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from exporter import sink_config
-from exporter.sink import Sink
+from exporter.sinks import config as sink_config
+from exporter.sinks.sink import Sink
 
 
 def open_sink(config: sink_config.Sink) -> Sink:
     """What the others need is not imported."""
     match config:
         case sink_config.Json(path="-"):
-            from exporter.json_sink import JsonOutput
+            from exporter.sinks.json_lines import JsonOutput
 
             return JsonOutput()
         case sink_config.Json():
-            from exporter.json_sink import JsonFile
+            from exporter.sinks.json_lines import JsonFile
 
             return JsonFile(config)
         case sink_config.Parquet():
-            from exporter.parquet_sink import ParquetDirectory
+            from exporter.sinks.parquet import ParquetDirectory
 
             return ParquetDirectory(config)
 

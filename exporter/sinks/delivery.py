@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import structlog
 
-from exporter import peers, segment
+from exporter import peers
 from exporter.batch import Batch, Origin
-from exporter.mark import DELIVERED
 from exporter.ring import DTYPE
-from exporter.segment import BatchKey, Segment
-from exporter.sink import RefusedError, Sink
-from exporter.spool import Spool
+from exporter.sinks.sink import RefusedError, Sink
+from exporter.spool import segment
+from exporter.spool.mark import DELIVERED
+from exporter.spool.segment import BatchKey, Segment
+from exporter.spool.spool import Spool
 from identity import nat64
 
 IDLE_SECONDS = 1.0

@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 
-from exporter import columns, durable, label, ledger, recovery, segment, sink_config
+from exporter import label
 from exporter.config import Spool as Settings
 from exporter.label import Label
-from exporter.ledger import Row
-from exporter.mark import Mark, Marks
-from exporter.recovery import NamesFile
 from exporter.ring import STRIDE, Batch, Ring
-from exporter.segment import MINUTE, BatchKey, RingId, Segment
+from exporter.sinks import config as sink_config
+from exporter.spool import columns, durable, ledger, recovery, segment
+from exporter.spool.ledger import Row
+from exporter.spool.mark import Mark, Marks
+from exporter.spool.recovery import NamesFile
+from exporter.spool.segment import MINUTE, BatchKey, RingId, Segment
 
 BLOCK = 4096  # what a small file takes of most disks
 BATCH_RECORDS = 1 << 15  # a batch is in memory, once for each sink

@@ -14,8 +14,9 @@ import os
 import re
 from dataclasses import dataclass
 
-from exporter import durable, sink_config
-from exporter.segment import RingId, Segment
+from exporter.sinks import config as sink_config
+from exporter.spool import durable
+from exporter.spool.segment import RingId, Segment
 
 REASONS = ("max_bytes", "min_free", "damaged", "missing", "refused")
 """Why records were dropped: the spool's two bounds, spoilt files, files that are gone, the sink's refusal."""

@@ -12,10 +12,10 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from exporter import mark, segment
-from exporter.mark import REASONS, Mark
-from exporter.recovery import QUARANTINE
-from exporter.segment import RingId, Segment
+from exporter.spool import mark, segment
+from exporter.spool.mark import REASONS, Mark
+from exporter.spool.recovery import QUARANTINE
+from exporter.spool.segment import RingId, Segment
 
 ATTEMPTS = 3
 

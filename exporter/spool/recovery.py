@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from bpf.error import FlowtagError
-from exporter import columns, durable, mark, segment
-from exporter.mark import Mark
 from exporter.ring import STRIDE
-from exporter.segment import BatchKey, RingId, Segment
+from exporter.spool import columns, durable, mark, segment
+from exporter.spool.mark import Mark
+from exporter.spool.segment import BatchKey, RingId, Segment
 
 QUARANTINE = "quarantine"
 QUARANTINED_FILES = 16  # of a disk that spoils everything, these are enough to look at
