@@ -43,7 +43,7 @@ def main(arguments: list[str], began: int) -> None:
 def handle(runtime_pid: str, event: str, run: str) -> str:
     """Do what the event asks for; the outcome, in a word that hooks/runs.py explains."""
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    state = strict_json.decode(read(0, STATE_LIMIT), STATE_LIMIT)
+    state = read_state(0)
     bundle, container_id = oci.text(state, "bundle"), oci.text(state, "id")
     if not isinstance(state, dict) or not bundle.startswith("/") or not container_id:
         return "ignored"  # names no container
@@ -156,6 +156,19 @@ def stop(name: str, run: str, settings: dict[str, str], now: int) -> str:
 def pins(settings: dict[str, str]) -> str:
     """Where the maps are pinned."""
     return settings.get("pin_directory", abi.PIN_DIRECTORY)
+
+
+def read_state(fd: int) -> object:
+    """The state on `fd`; of one that is too long what stands before its annotations: an engine's user may make
+    those as long as they like, and must not escape attribution by it. ValueError if that is no JSON.
+    """
+    data = read(fd, STATE_LIMIT)
+    if len(data) > STATE_LIMIT:
+        while os.read(fd, 1 << 16):
+            pass  # crun fails a container whose hook ends before the whole is written
+        # No string can hold this with its quotes unescaped; runc, crun and youki write it last.
+        data = data.partition(b'"annotations"')[0].rstrip(b" \t\r\n,") + b"}"
+    return strict_json.decode(data, STATE_LIMIT)
 
 
 def read(fd: int, limit: int) -> bytes:

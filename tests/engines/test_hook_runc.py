@@ -393,11 +393,22 @@ def test_container_starts_without_timeout_command(runc: Runc, site: Site) -> Non
     assert not (site.run / "live").exists()  # nothing runs that nothing would stop
 
 
-def test_container_starts_with_a_huge_state(runc: Runc, site: Site) -> None:
-    notes = {f"key-{i}": "a" * 60_000 for i in range(20)}
+@pytest.mark.parametrize("megabytes", [1.2, 6])
+def test_container_is_claimed_whatever_the_size_of_its_state(
+    runc: Runc, site: Site, megabytes: float
+) -> None:
+    notes = {f"key-{i}": "a" * 60_000 for i in range(int(megabytes * 1e6 / 60_000))}
     without = create_seconds(runc, "without", {})
-    assert create_seconds(runc, "with", site.hooks, annotations=notes) < without + 1
-    assert not (site.run / "live").exists()
+    began = time.monotonic()
+    container = runc.create("web", "", hooks=site.hooks, args=TRUE, annotations=notes)
+    assert time.monotonic() - began < without + 1
+    (live,) = site.files("live")
+    claim = site.claim("ft_cgroup", container.cgroup_id)
+    assert claim is not None
+    assert claim.workload == live.workload.id
+    container.start()
+    container.wait()
+    container.delete()
 
 
 @pytest.mark.parametrize("where", ["/proc/none/run", "/dev/null", "/sys/kernel/flowtag"])

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -52,7 +53,7 @@ HOSTILE = {
     "surrogate": b'{"id":"\\ud800","bundle":"/\\udcff\\u0000","pid":4194305}',
 }
 # These are JSON, of another meaning than a container's state has.
-READABLE = ("no object", "many", "huge pid", "huge id", "surrogate")
+READABLE = ("no object", "huge", "many", "huge pid", "huge id", "surrogate")
 EVENTS = ("createRuntime", "prestart", "poststop")
 
 
@@ -76,6 +77,21 @@ def test_entry_hostile_state(event: str, name: str, tmp_path: Path) -> None:
     assert (run / "hook-runs").exists() == (event in EVENTS and not refused)
     assert time.monotonic() - began < 5
     assert list(run.rglob("*.json")) == []
+
+
+@pytest.mark.parametrize("space", ["", "\n  "], ids=["runc", "indented"])
+@pytest.mark.parametrize("identity", ["a", '"annotations"'])
+def test_read_state_too_long_by_its_annotations(identity: str, space: str) -> None:
+    notes = {"annotations": {"a": "b" * (3 << 20)}}
+    text = json.dumps({**GOOD, "id": identity, "status": "creating", **notes}, indent=space or None).encode()
+    read_end, write_end = os.pipe()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=write_end) as writer:
+        os.close(write_end)
+        assert writer.stdin
+        threading.Thread(target=lambda stdin=writer.stdin: (stdin.write(text), stdin.close())).start()
+        assert oci_hook.read_state(read_end) == {**GOOD, "id": identity, "status": "creating"}
+        assert os.read(read_end, 1) == b""  # all of it was taken: crun insists
+        os.close(read_end)
 
 
 @pytest.mark.parametrize(
