@@ -7,7 +7,7 @@ every struct field by field, and every code, with the compiled C (tests/unit/tes
 
 from __future__ import annotations
 
-from struct import Struct
+from _struct import Struct
 
 LAYOUT = 1
 PIN_DIRECTORY = f"/sys/fs/bpf/flowtag/v{LAYOUT}"

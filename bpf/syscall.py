@@ -1,37 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """bpf(2) for pinned maps, and the namespace calls Python 3.11 lacks: standard library only.
 
-The hook uses this on a container's start, so imports stay at ctypes, os and struct. Every call raises
+The hook uses this on a container's start, so imports stay few (bpf/libc.py). Every call raises
 OSError with the object it was about. Source: linux/include/uapi/linux/bpf.h (union bpf_attr).
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-from struct import Struct
+import posix
+from _struct import Struct
+
+from bpf import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
+    from bpf.libc import Buffer
+
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}[posix.uname().machine]
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 1, 2, 3, 4
 _OBJ_PIN, _OBJ_GET, _PROG_BY_ID, _OBJ_INFO, _MAP_LOOKUP_BATCH = 6, 7, 13, 15, 24
 
 ANY, NOEXIST, EXIST = 0, 1, 2
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_ulong)
-_syscall.restype = ctypes.c_long
-_libc.setns.argtypes = (ctypes.c_int, ctypes.c_int)
-_libc.setns.restype = ctypes.c_int
-_libc.open_by_handle_at.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
-_libc.open_by_handle_at.restype = ctypes.c_int
-_libc.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
-_libc.ioctl.restype = ctypes.c_int
 
 _ELEM = Struct("=IIQQQ")  # map_fd, pad, key, value | next_key, flags
 _OBJ = Struct("=QII")  # pathname, bpf_fd, file_flags
@@ -49,33 +41,33 @@ _NS_GET_ID = 0x8008B70D  # _IOR(0xb7, 13, __u64), linux/nsfs.h
 
 def _bpf(command: int, attr: bytes, what: str) -> int:
     """Call bpf(2); raises OSError that names `what`."""
-    result: int = _syscall(_SYS_BPF, command, attr, len(attr))
+    result: int = libc.syscall(_SYS_BPF, command, attr, len(attr))
     if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), what)
+        error = libc.get_errno()
+        raise OSError(error, posix.strerror(error), what)
     return result
 
 
-def _address(buffer: ctypes.Array[ctypes.c_char]) -> int:
-    return ctypes.addressof(buffer)
+def _path(path: str) -> Buffer:
+    return libc.buffer(path.encode("utf-8", "surrogateescape") + b"\0")  # as os.fsencode, without os
 
 
 def obj_get(path: str) -> int:
     """Open a pinned object; returns its descriptor."""
-    name = ctypes.create_string_buffer(os.fsencode(path))
-    return _bpf(_OBJ_GET, _OBJ.pack(_address(name), 0, 0), path)
+    name = _path(path)
+    return _bpf(_OBJ_GET, _OBJ.pack(libc.addressof(name), 0, 0), path)
 
 
 def obj_pin(fd: int, path: str) -> None:
     """Pin a map, program or link at `path` in a bpf file system."""
-    name = ctypes.create_string_buffer(os.fsencode(path))
-    _bpf(_OBJ_PIN, _OBJ.pack(_address(name), fd, 0), path)
+    name = _path(path)
+    _bpf(_OBJ_PIN, _OBJ.pack(libc.addressof(name), fd, 0), path)
 
 
 def obj_info(fd: int, size: int, what: str) -> bytes:
     """The first `size` bytes of the kernel's info on a map, program or link."""
-    info = ctypes.create_string_buffer(size)
-    _bpf(_OBJ_INFO, _INFO.pack(fd, size, _address(info)), what)
+    info = libc.buffer(size)
+    _bpf(_OBJ_INFO, _INFO.pack(fd, size, libc.addressof(info)), what)
     return info.raw
 
 
@@ -109,7 +101,7 @@ class Map:
 
     def close(self) -> None:
         if self.fd >= 0:
-            os.close(self.fd)
+            posix.close(self.fd)
             self.fd = -1
 
     def __enter__(self) -> Map:
@@ -123,16 +115,16 @@ class Map:
     ) -> None:
         self.close()
 
-    def _elem(self, command: int, key: bytes, value: object, flags: int) -> None:
+    def _elem(self, command: int, key: bytes, value: Buffer | None, flags: int) -> None:
         if len(key) != self.key_size:
             raise ValueError(f"{self.name}: key of {len(key)} bytes, not {self.key_size}")
-        name = ctypes.create_string_buffer(key, len(key))
-        address = ctypes.addressof(value) if isinstance(value, ctypes.Array) else 0
-        _bpf(command, _ELEM.pack(self.fd, 0, _address(name), address, flags), self.name)
+        name = libc.buffer(key)
+        address = 0 if value is None else libc.addressof(value)
+        _bpf(command, _ELEM.pack(self.fd, 0, libc.addressof(name), address, flags), self.name)
 
     def get(self, key: bytes) -> bytes | None:
         """The value under `key`, or None."""
-        value = ctypes.create_string_buffer(self.value_size)
+        value = libc.buffer(self.value_size)
         try:
             self._elem(_MAP_LOOKUP, key, value, 0)
         except FileNotFoundError:
@@ -143,7 +135,7 @@ class Map:
         """Write a value; FileExistsError under NOEXIST, FileNotFoundError under EXIST, E2BIG when full."""
         if len(value) != self.value_size:
             raise ValueError(f"{self.name}: value of {len(value)} bytes, not {self.value_size}")
-        self._elem(_MAP_UPDATE, key, ctypes.create_string_buffer(value, len(value)), flags)
+        self._elem(_MAP_UPDATE, key, libc.buffer(value), flags)
 
     def delete(self, key: bytes) -> bool:
         """Remove a key; False if it was not there."""
@@ -155,16 +147,16 @@ class Map:
 
     def keys(self) -> Iterator[bytes]:
         """Every key, one call each; a key deleted meanwhile may restart the walk at the beginning."""
-        following = ctypes.create_string_buffer(self.key_size)
-        key: ctypes.Array[ctypes.c_char] | None = None
+        following = libc.buffer(self.key_size)
+        key: Buffer | None = None
         while True:
-            attr = _ELEM.pack(self.fd, 0, _address(key) if key else 0, _address(following), 0)
+            attr = _ELEM.pack(self.fd, 0, libc.addressof(key) if key else 0, libc.addressof(following), 0)
             try:
                 _bpf(_MAP_NEXT, attr, self.name)
             except FileNotFoundError:
                 return
             yield following.raw
-            key = ctypes.create_string_buffer(following.raw, self.key_size)
+            key = libc.buffer(following.raw)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Every key and value; in batches where the map type has them."""
@@ -180,32 +172,31 @@ class Map:
 
     def _items_batch(self) -> Iterator[tuple[bytes, bytes]]:
         room = 4096
-        token = ctypes.create_string_buffer(max(self.key_size, 8))
+        token = libc.buffer(max(self.key_size, 8))
         started = done = False
         while not done:
-            keys = ctypes.create_string_buffer(self.key_size * room)
-            values = ctypes.create_string_buffer(self.value_size * room)
-            attr = ctypes.create_string_buffer(
+            keys = libc.buffer(self.key_size * room)
+            values = libc.buffer(self.value_size * room)
+            attr = libc.buffer(
                 _BATCH.pack(
-                    _address(token) if started else 0,
-                    _address(token),
-                    _address(keys),
-                    _address(values),
+                    libc.addressof(token) if started else 0,
+                    libc.addressof(token),
+                    libc.addressof(keys),
+                    libc.addressof(values),
                     room,
                     self.fd,
                     0,
                     0,
-                ),
-                _BATCH.size,
+                )
             )
-            result = _syscall(_SYS_BPF, _MAP_LOOKUP_BATCH, attr, len(attr))
+            result = libc.syscall(_SYS_BPF, _MAP_LOOKUP_BATCH, attr, len(attr))
             if result < 0:
-                error = ctypes.get_errno()
+                error = libc.get_errno()
                 if error == 28 and room < self.max_entries:  # ENOSPC: one bucket holds more
                     room *= 2
                     continue
                 if error != 2:  # ENOENT: that was the last batch
-                    raise OSError(error, os.strerror(error), self.name)
+                    raise OSError(error, posix.strerror(error), self.name)
                 done = True
             started = True
             count = _BATCH.unpack(attr.raw)[4]
@@ -223,9 +214,9 @@ def possible_cpus() -> int:
 
 def setns(fd: int, kind: int = CLONE_NEWNET) -> None:
     """Move the calling thread into the namespace behind `fd`."""
-    if _libc.setns(fd, kind) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), f"setns of descriptor {fd}")
+    if libc.setns(fd, kind) != 0:
+        error = libc.get_errno()
+        raise OSError(error, posix.strerror(error), f"setns of descriptor {fd}")
 
 
 def cgroup_exists(mount: int, number: int) -> bool:
@@ -233,15 +224,15 @@ def cgroup_exists(mount: int, number: int) -> bool:
 
     By its file handle (FILEID_KERNFS), so however deep it lies. Needs CAP_DAC_READ_SEARCH.
     """
-    handle = ctypes.create_string_buffer(_HANDLE.pack(8, _FILEID_KERNFS, number), _HANDLE.size)
-    fd = _libc.open_by_handle_at(mount, handle, os.O_RDONLY | os.O_CLOEXEC)
+    handle = libc.buffer(_HANDLE.pack(8, _FILEID_KERNFS, number))
+    fd = libc.open_by_handle_at(mount, handle, posix.O_RDONLY | posix.O_CLOEXEC)
     if fd >= 0:
-        os.close(fd)
+        posix.close(fd)
         return True
-    error = ctypes.get_errno()
+    error = libc.get_errno()
     if error == _ESTALE:
         return False
-    raise OSError(error, os.strerror(error), f"cgroup {number}")
+    raise OSError(error, posix.strerror(error), f"cgroup {number}")
 
 
 def namespace_id(fd: int) -> int | None:
@@ -249,7 +240,7 @@ def namespace_id(fd: int) -> int | None:
 
     For a network namespace it is the cookie that SO_NETNS_COOKIE gives.
     """
-    value = ctypes.create_string_buffer(8)
-    if _libc.ioctl(fd, _NS_GET_ID, value) != 0:
+    value = libc.buffer(8)
+    if libc.ioctl(fd, _NS_GET_ID, value) != 0:
         return None
     return int.from_bytes(value.raw, "little")

@@ -10,9 +10,9 @@ end leaves a line with its outcome in RUN_DIRECTORY/hook-runs; of the others the
 
 from __future__ import annotations
 
-import os
-import stat
+import posix
 import time
+from _stat import S_ISREG
 
 from bpf import abi
 from bpf.error import FlowtagError
@@ -159,12 +159,12 @@ def pins(settings: dict[str, str]) -> str:
 
 
 def read_state(fd: int) -> object:
-    """The state on `fd`; of one that is too long what stands before its annotations: an engine's user may make
-    those as long as they like, and must not escape attribution by it. ValueError if that is no JSON.
+    """The state on `fd`; of one that is too long what stands before its annotations: an engine's user may
+    make those as long as they like, and must not escape attribution by it. ValueError if that is no JSON.
     """
     data = read(fd, STATE_LIMIT)
     if len(data) > STATE_LIMIT:
-        while os.read(fd, 1 << 16):
+        while posix.read(fd, 1 << 16):
             pass  # crun fails a container whose hook ends before the whole is written
         # No string can hold this with its quotes unescaped; runc, crun and youki write it last.
         data = data.partition(b'"annotations"')[0].rstrip(b" \t\r\n,") + b"}"
@@ -175,7 +175,7 @@ def read(fd: int, limit: int) -> bytes:
     """What `fd` has to give, at most one byte more than `limit`."""
     data = b""
     while len(data) <= limit:
-        more = os.read(fd, limit + 1 - len(data))
+        more = posix.read(fd, limit + 1 - len(data))
         if not more:
             break
         data += more
@@ -185,18 +185,18 @@ def read(fd: int, limit: int) -> bytes:
 def read_config(bundle: str) -> object:
     """The bundle's config.json if it is a regular file of bearable size and JSON, else None."""
     try:
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        fd = os.open(f"{bundle}/config.json", flags)
+        flags = posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK
+        fd = posix.open(f"{bundle}/config.json", flags)
     except (OSError, ValueError):
         return None
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if not S_ISREG(posix.fstat(fd).st_mode):
             return None
         return strict_json.decode(read(fd, CONFIG_LIMIT), CONFIG_LIMIT)
     except (OSError, ValueError):
         return None
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def read_settings(path: str) -> dict[str, str]:

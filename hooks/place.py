@@ -7,7 +7,7 @@ and those of all its later containers, this container's.
 
 from __future__ import annotations
 
-import os
+import posix
 
 from bpf import abi
 from bpf.error import FlowtagError
@@ -27,7 +27,7 @@ def sandboxed(runtime_pid: str) -> bool:
     Told by its executable's name; unknown ones count as runc's kind: the process is the container's.
     """
     try:
-        program = os.readlink(f"/proc/{runtime_pid}/exe").rpartition("/")[2]
+        program = posix.readlink(f"/proc/{runtime_pid}/exe").rpartition("/")[2]
     except OSError:
         return False
     return any(word in program for word in SANDBOXES)

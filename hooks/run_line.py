@@ -6,9 +6,9 @@ Import-light: it is on the hook's path. hooks/runs.py reads the lines and says w
 
 from __future__ import annotations
 
-import os
-import stat
+import posix
 import time
+from _stat import S_ISREG
 
 RUN_DIRECTORY = "/run/flowtag"
 FILE = "hook-runs"
@@ -19,24 +19,25 @@ LIMIT = 4 << 20
 def append(run: str, event: str, outcome: str, began: int) -> None:
     """Add a line; `began` is in ns of the monotonic clock. What cannot be written is not counted."""
     path = f"{run}/{FILE}"
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    flags = posix.O_WRONLY | posix.O_APPEND | posix.O_CREAT
+    flags |= posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK
     try:
-        fd = os.open(path, flags, 0o600)
+        fd = posix.open(path, flags, 0o600)
     except (OSError, ValueError):
         return  # no run directory, or one that may not be written
     try:
         # One write with O_APPEND: lines of hooks that run at once do not mix.
-        os.write(fd, f"{event} {outcome} {(time.monotonic_ns() - began) // 1000}\n".encode())
-        about = os.fstat(fd)
-        if about.st_size > LIMIT and stat.S_ISREG(about.st_mode):
+        posix.write(fd, f"{event} {outcome} {(time.monotonic_ns() - began) // 1000}\n".encode())
+        about = posix.fstat(fd)
+        if about.st_size > LIMIT and S_ISREG(about.st_mode):
             _rename(path, fd, about)
     except OSError:
         return  # a full disk
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
-def _rename(path: str, fd: int, about: os.stat_result) -> None:
+def _rename(path: str, fd: int, about: posix.stat_result) -> None:
     """Make the file the old one, unless another hook does it or has done it: the new one is not to go."""
     import fcntl  # once in 150,000 runs
 
@@ -44,5 +45,6 @@ def _rename(path: str, fd: int, about: os.stat_result) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
-    if os.path.samestat(os.stat(path), about):
-        os.rename(path, f"{path}.old")
+    there = posix.stat(path)
+    if (there.st_dev, there.st_ino) == (about.st_dev, about.st_ino):
+        posix.rename(path, f"{path}.old")

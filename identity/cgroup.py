@@ -7,7 +7,7 @@ namespace. Its id, the key of ft_cgroup, is the inode number of its directory.
 
 from __future__ import annotations
 
-import os
+import posix
 
 
 def mount_point() -> str | None:
@@ -28,7 +28,7 @@ def mount_point() -> str | None:
 def unescape(place: bytes) -> str:
     """Undo mountinfo's octal escapes, see proc(5)."""
     head, *parts = place.split(b"\\")
-    return os.fsdecode(head + b"".join(bytes([int(p[:3], 8)]) + p[3:] for p in parts))
+    return _decode(head + b"".join(bytes([int(p[:3], 8)]) + p[3:] for p in parts))
 
 
 def path_of(pid: int | str) -> str | None:
@@ -36,14 +36,18 @@ def path_of(pid: int | str) -> str | None:
     with open(f"/proc/{pid}/cgroup", "rb") as file:
         for line in file:
             if line.startswith(b"0::"):
-                path = os.fsdecode(line[3:].rstrip(b"\n"))
+                path = _decode(line[3:].rstrip(b"\n"))
                 return None if ".." in path.split("/") else path
     return None
 
 
+def _decode(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")  # as os.fsdecode, without os
+
+
 def id_of(directory: str) -> int:
     """The id of the cgroup whose directory (mount point and path) this is."""
-    return os.stat(directory).st_ino
+    return posix.stat(directory).st_ino
 
 
 def populated(directory: str) -> bool:

@@ -15,7 +15,7 @@ its process still lives. A key is only ever replaced, never deleted and written 
 from __future__ import annotations
 
 import fcntl
-import os
+import posix
 import time
 
 from bpf import abi, syscall
@@ -46,8 +46,8 @@ class Stripe:
         self.fd = -1
 
     def __enter__(self) -> None:
-        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self.fd = os.open(self.path, flags, 0o600)
+        flags = posix.O_RDONLY | posix.O_CREAT | posix.O_CLOEXEC | posix.O_NOFOLLOW
+        self.fd = posix.open(self.path, flags, 0o600)
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:
@@ -55,7 +55,7 @@ class Stripe:
                 return
             except BlockingIOError as error:
                 if time.monotonic() >= deadline:
-                    os.close(self.fd)
+                    posix.close(self.fd)
                     raise FlowtagError(
                         f"locking {self.path}: held by another for more than {LOCK_SECONDS} s"
                     ) from error
@@ -67,7 +67,7 @@ class Stripe:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self.fd)
+        posix.close(self.fd)
 
 
 class Claim:

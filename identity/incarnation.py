@@ -7,7 +7,7 @@ reads it to touch the keys of its own incarnation and no others; the exporter re
 
 from __future__ import annotations
 
-import os
+import posix
 from _blake2 import blake2b
 
 from identity import cgroup, strict_json
@@ -146,33 +146,33 @@ def write(path: str, incarnation: Incarnation) -> None:
     """Write a file whole or not at all; its directory is made if need be, for root only."""
     directory, _, name = path.rpartition("/")
     make_directory(directory)
-    temporary = f"{directory}/.{name}.{os.getpid()}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(temporary, flags, 0o600)
+    temporary = f"{directory}/.{name}.{posix.getpid()}"
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC | posix.O_NOFOLLOW
+    fd = posix.open(temporary, flags, 0o600)
     try:
         with open(fd, "wb") as file:
             file.write(incarnation.encode())
-        os.rename(temporary, path)
+        posix.rename(temporary, path)
     except OSError:
-        os.unlink(temporary)
+        posix.unlink(temporary)
         raise
 
 
 def make_directory(directory: str) -> None:
     """Make a directory below the run directory, and that one too."""
     try:
-        os.mkdir(directory, 0o700)
+        posix.mkdir(directory, 0o700)
     except FileExistsError:
         return
     except FileNotFoundError:
-        os.mkdir(directory.rpartition("/")[0], 0o700)
-        os.mkdir(directory, 0o700)
+        posix.mkdir(directory.rpartition("/")[0], 0o700)
+        posix.mkdir(directory, 0o700)
 
 
 def read(path: str) -> Incarnation | None:
     """The incarnation in a file; None if there is none, ValueError if it is not readable as one."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     with open(fd, "rb", buffering=0) as file:
@@ -182,7 +182,7 @@ def read(path: str) -> Incarnation | None:
 def remove(path: str) -> None:
     """Remove a file, if it is there."""
     try:
-        os.unlink(path)
+        posix.unlink(path)
     except FileNotFoundError:
         return  # twice is once
 
@@ -193,9 +193,9 @@ def forget(path: str, old: Incarnation) -> None:
     The file is taken away before it is looked at: whoever writes meanwhile writes a new one.
     """
     directory, _, name = path.rpartition("/")
-    taken = f"{directory}/.{name}.{os.getpid()}.old"
+    taken = f"{directory}/.{name}.{posix.getpid()}.old"
     try:
-        os.rename(path, taken)
+        posix.rename(path, taken)
     except FileNotFoundError:
         return  # twice is once
     try:
@@ -204,16 +204,16 @@ def forget(path: str, old: Incarnation) -> None:
         found = None  # damaged: it speaks of nobody
     if found is not None and found.workload.id != old.workload.id:
         try:
-            os.link(taken, path)
+            posix.link(taken, path)
         except FileExistsError:
             found = None  # and there is one that is later still
-    os.unlink(taken)
+    posix.unlink(taken)
 
 
 def every(directory: str) -> Iterator[tuple[str, Incarnation]]:
     """Each readable incarnation of a directory with its file name; damaged ones are passed over."""
     try:
-        names = os.listdir(directory)
+        names = posix.listdir(directory)
     except FileNotFoundError:
         return
     for name in names:

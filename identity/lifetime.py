@@ -7,7 +7,7 @@ whose poststop never came. Everything may be done twice, and by both at once.
 
 from __future__ import annotations
 
-import os
+import posix
 
 from bpf import abi, syscall
 from bpf.error import FlowtagError
@@ -154,7 +154,7 @@ def _inherit(directory: str, parent: claim.Claim, cgroups: syscall.Map, locks: s
     while todo:
         directory, parent = todo.pop()
         try:
-            with os.scandir(directory) as entries:
+            with posix.scandir(directory) as entries:
                 below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:  # gone, or too deep to reach
             continue

@@ -6,7 +6,7 @@ A cookie is never used twice; the inode number is, soon after its namespace is g
 
 from __future__ import annotations
 
-import os
+import posix
 
 from bpf import syscall
 
@@ -16,12 +16,12 @@ _SOL_SOCKET, _SO_NETNS_COOKIE = 1, 71  # SO_NETNS_COOKIE: Linux 5.14
 def cookie(target: int | str) -> int:
     """The cookie of a process's network namespace (a pid), or of a namespace file (a path)."""
     path = f"/proc/{target}/ns/net" if isinstance(target, int) else target
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     try:
         number = syscall.namespace_id(fd)  # Linux 6.18; it is the cookie for network namespaces
         return cookie_inside(fd) if number is None else number
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def host_cookie() -> int:

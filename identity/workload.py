@@ -6,7 +6,7 @@ On the hook's path: a plain class, because importing dataclasses costs a contain
 
 from __future__ import annotations
 
-import os
+import posix
 
 from bpf import abi
 
@@ -23,7 +23,7 @@ ROOM = {name: int(code[:-1]) for name, code in abi.WORKLOAD.fields if code.endsw
 def new_id() -> int:
     """A workload id: 64 random bits, never one of the special owners."""
     while True:
-        number = int.from_bytes(os.urandom(8), "little")
+        number = int.from_bytes(posix.urandom(8), "little")
         if number > abi.OWNER_SPECIAL:
             return number
 
