@@ -49,7 +49,7 @@ def docker(root: Path, name: str, runtime: str, running: bool, pid: int = 0) -> 
     put(root, f"{here}/config.v2.json", {"Name": f"/{name}", "State": {"Running": running, "Pid": pid}})
 
 
-@pytest.mark.parametrize(("running", "pid"), [(True, ME), (False, 0)])
+@pytest.mark.parametrize(("running", "pid"), [(True, ME), (False, 0)], ids=["runs", "ended"])
 def test_docker_by_its_runtime_running_or_not(tmp_path: Path, running: bool, pid: int) -> None:
     docker(tmp_path, "web", "flowtag", running, pid)
     one = found(tmp_path)[ID]
@@ -125,7 +125,7 @@ def storage(root: Path, hooks: object, pid: int, cgroups: str = f"/libpod_parent
     put(root, f"{lasting}/containers.json", [{"id": ID, "names": ["web"]}])
 
 
-@pytest.mark.parametrize(("pid", "running"), [(ME, True), (GONE, False)])
+@pytest.mark.parametrize(("pid", "running"), [(ME, True), (GONE, False)], ids=["runs", "ended"])
 def test_podman_only_while_it_runs(tmp_path: Path, pid: int, running: bool) -> None:
     storage(tmp_path, HOOKS, pid)
     one = found(tmp_path)[ID]
@@ -157,7 +157,9 @@ def runc_state(hooks: object, pid: int, start: int | None, bundle: str = "/srv/w
 
 
 @pytest.mark.parametrize(
-    ("pid", "start", "running"), [(ME, STARTED, True), (ME, 1, False), (GONE, STARTED, False)]
+    ("pid", "start", "running"),
+    [(ME, STARTED, True), (ME, 1, False), (GONE, STARTED, False)],
+    ids=["runs", "another", "ended"],
 )
 def test_runc_by_its_state(tmp_path: Path, pid: int, start: int, running: bool) -> None:
     put(tmp_path, "/run/runc/web/state.json", runc_state(HOOKS, pid, start))
