@@ -3,19 +3,13 @@
 
 from __future__ import annotations
 
-import http.client
-import ipaddress
 import json
-from dataclasses import dataclass
 
-from exporter.config import endpoint
 from exporter.health.health import Health
 from exporter.health.problem import DEGRADED, LIVE, Problem
 from exporter.metrics.endpoint import TEXT, Answer, Page
 
 JSON = "application/json"
-ASK_SECONDS = 5.0
-ANSWER_BYTES = 1 << 16
 
 
 def page(health: Health, *, ready: bool) -> Page:
@@ -41,29 +35,3 @@ def _values(status: int, found: list[Problem]) -> dict[str, object]:
 def _lines(status: int, found: list[Problem]) -> list[str]:
     head = "ok" if status == 200 else "failing"
     return [head, *(f"{one.severity}: {one.name}: {one.text}; {one.hint}" for one in found)]
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A problem as a running exporter tells it."""
-
-    severity: str
-    text: str
-    hint: str
-
-
-def ask(listen: str) -> list[Told]:
-    """What the exporter that listens there says is wrong; OSError or ValueError if it cannot be asked."""
-    address, port = endpoint(listen)
-    if ipaddress.ip_address(address).is_unspecified:
-        address = "::1" if ":" in address else "127.0.0.1"
-    connection = http.client.HTTPConnection(address, port, timeout=ASK_SECONDS)
-    try:
-        connection.request("GET", "/readyz", headers={"Accept": JSON})
-        data = json.loads(connection.getresponse().read(ANSWER_BYTES))
-        problems = data["problems"]
-        return [Told(str(one["severity"]), str(one["text"]), str(one["hint"])) for one in problems]
-    except (http.client.HTTPException, KeyError, TypeError) as error:
-        raise ValueError(f"no answer of an exporter: {error!r}") from None
-    finally:
-        connection.close()
