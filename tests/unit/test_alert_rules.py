@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from exporter.health.problem import KINDS
+from tests.rig.prometheus import program
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "packaging/prometheus/flowtag.rules.yml"
@@ -52,10 +50,7 @@ FIRING: dict[str, dict[str, tuple[str, str]]] = {
 
 
 def promtool(*arguments: str) -> None:
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.skip("no promtool here")
-    done = subprocess.run([found, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
