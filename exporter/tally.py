@@ -59,7 +59,7 @@ class Tally:
         self._ends = np.zeros(len(abi.ROLES) * len(abi.ENDS), np.int64)
 
     def count(self, records: Columns) -> None:
-        """Add a batch. 0.7 ms for 32,768 records of 100 owners."""
+        """Add a batch. 1.3 ms for 32,768 records of 100 owners."""
         kinds = _count(records["kind"], len(self._kinds))
         closes = records if kinds[CLOSE] == len(records) else records[records["kind"] == CLOSE]
         owner, rule = closes["owner"], closes["rule"]
