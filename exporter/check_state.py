@@ -11,6 +11,7 @@ from bpf.error import FlowtagError, LayoutError
 from exporter import counters, lock
 from exporter.check import FAIL, OK, WARN, Check, Finding
 from exporter.config import Config
+from exporter.health.problem import DEGRADED
 from exporter.maps_dump import ring_positions
 from exporter.programs import CGROUP_PROGRAMS, FLOW_PROGRAMS, link_path
 from identity import gap, incarnation
@@ -119,6 +120,7 @@ def claims(config: Config) -> Iterator[Finding]:
 def exporter(config: Config) -> Iterator[Finding]:
     if lock.held(config.host.run_directory):
         yield Finding(OK, "exporter", "runs")
+        yield from _health(config.metrics.listen)
     else:
         yield Finding(
             WARN,
@@ -126,6 +128,23 @@ def exporter(config: Config) -> Iterator[Finding]:
             "does not run: what the programs report waits in the ring",
             "start `flowtag run`",
         )
+
+
+def _health(listen: str) -> Iterator[Finding]:
+    """What the running exporter says of itself at /readyz, where it is asked."""
+    if not listen:
+        return
+    from exporter.metrics import ask
+
+    try:
+        told = ask.ask(listen)
+    except (OSError, ValueError) as error:
+        yield Finding(
+            WARN, "exporter", f"its health cannot be had at {listen}: {error}", "is it the same file?"
+        )
+        return
+    for one in told:
+        yield Finding(WARN if one.severity == DEGRADED else FAIL, "exporter", one.text, one.hint)
 
 
 def losses(config: Config) -> Iterator[Finding]:

@@ -177,9 +177,14 @@ class Spool:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """[metrics] numbers for Prometheus. listen: ADDRESS:PORT of an HTTP server; empty: none."""
+    """[metrics] numbers for Prometheus, health and readiness: docs/operations.md.
+
+    listen: ADDRESS:PORT of an HTTP server; empty: none. health_seconds: how long a condition that can go by
+    itself may last until /healthz and /readyz tell it.
+    """
 
     listen: str = ""
+    health_seconds: int = 30
 
     def __post_init__(self) -> None:
         if self.listen:
@@ -190,6 +195,8 @@ class Metrics:
                     f"metrics.listen is {self.listen!r}",
                     "use an address and a port: 127.0.0.1:9464, [::1]:9464",
                 ) from None
+        if not 1 <= self.health_seconds <= 240:
+            raise FlowtagError(f"metrics.health_seconds is {self.health_seconds}", "use 1 to 240")
 
 
 def endpoint(text: str) -> tuple[str, int]:

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING
 import structlog
 
 from bpf.error import FlowtagError
-from exporter import activators, counters, describe, garbage, host, log, metrics, programs, records
+from exporter import activators, counters, describe, host, log, observe, programs, records
 from exporter.batch import Origin
+from exporter.collecting import Collecting
 from exporter.config import Config
 from exporter.describe import Describer
 from exporter.directories import prepare
 from exporter.host_life import HostLife
 from exporter.lock import Lock
 from exporter.reconcile import Reconciler
-from exporter.ring import Batch, Ring
+from exporter.ring import Batch, Columns, Ring
+from exporter.tally import Tally
 from exporter.workloads import Workloads
 from identity import cgroup, engines, nat64, netns
 from identity.pinned import open_map
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from exporter.spool.spooling import Spooling
 
 Format = Callable[[Batch], str]
-COLLECT_SECONDS = 30
 
 
 class ClosedOutput(Exception):
@@ -66,23 +67,33 @@ def run(config: Config, output: str, seconds: float | None) -> int:
                 Ring(loaded.map_fd("ft_events")) as ring,
                 Describer(config.identity, sources) as describer,
                 life,
-                metrics.serve(config.metrics, [metrics.host(life)]),
             ):
                 text = _format(config, output, ring, workloads, describer)
+                collecting = Collecting(config)
+                tally = Tally(workloads.kind)
+                count = tally.count if config.metrics.listen else _uncounted
+                parts = observe.Parts(
+                    config, loaded, count_map, ring, life, sources, reconciler.numbers, collecting, tally
+                )
 
                 def tick() -> None:
                     reconciler.tick()
                     if life.tick():
                         workloads.forget()
+                    collecting.tick()
 
                 if config.spooled:
                     from exporter.spool import spooling  # pyarrow, for those who spool
 
-                    with spooling.start(config, output, ring, workloads, describer) as way:
-                        written = _follow(config, way, text, tick, stop)
+                    with (
+                        spooling.start(config, output, ring, workloads, describer, count) as way,
+                        observe.serve(parts, way) as beat,
+                    ):
+                        written = _follow(config, way, text, beat(tick), stop)
                     way.report()
                 else:
-                    written = _drain(config, ring, text, tick, stop)
+                    with observe.serve(parts) as beat:
+                        written = _drain(config, ring, text, count, beat(tick), stop)
         finally:
             totals = counters.read(count_map)
             totals["recursion_misses"] = loaded.recursion_misses()
@@ -132,10 +143,20 @@ def _format(config: Config, output: str, ring: Ring, workloads: Workloads, descr
     return lambda taken: records.json_lines(records.live(taken, workloads, origin, describer))
 
 
-def _drain(config: Config, ring: Ring, text: Format, tick: Callable[[], None], stop: _Stop) -> int:
+def _uncounted(records: Columns) -> None:
+    """Nobody asks for metrics."""
+
+
+def _drain(
+    config: Config,
+    ring: Ring,
+    text: Format,
+    count: Callable[[Columns], None],
+    tick: Callable[[], None],
+    stop: _Stop,
+) -> int:
     """Until `stop`: what is in the ring goes out, and only then its room back to the kernel."""
     written = 0
-    collected = time.monotonic()
     last = False
     while not last:
         last = bool(stop)
@@ -154,18 +175,15 @@ def _drain(config: Config, ring: Ring, text: Format, tick: Callable[[], None], s
                 return written
             finally:
                 stop.writing = False
+            count(batch.records)
             ring.release(batch.end)
             written += len(batch.records)
-        if time.monotonic() - collected > COLLECT_SECONDS:
-            _collect(config)
-            collected = time.monotonic()
     return written
 
 
 def _follow(config: Config, way: Spooling, text: Format, tick: Callable[[], None], stop: _Stop) -> int:
     """Until `stop`: the live tap, beside the threads that spool; how many records it showed."""
     written = 0
-    collected = time.monotonic()
     while not stop:
         taken = way.live(config.exporter.drain_ms / 1000)
         if taken is not None:
@@ -178,18 +196,7 @@ def _follow(config: Config, way: Spooling, text: Format, tick: Callable[[], None
                 stop.writing = False
             written += len(taken.records)
         tick()
-        if time.monotonic() - collected > COLLECT_SECONDS:
-            _collect(config)
-            collected = time.monotonic()
     return written
-
-
-def _collect(config: Config) -> None:
-    """What cannot be collected now is collected another time: the records go on."""
-    try:
-        garbage.Collector(config, garbage.now()).run()
-    except (OSError, FlowtagError) as error:
-        structlog.get_logger().warning("collecting garbage", error=str(error))
 
 
 def _write(text: str) -> None:

@@ -37,10 +37,16 @@ SHARED_GRACE = 300 * SECOND
 
 
 class Collector:
-    """One collection; `now` is CLOCK_BOOTTIME ns. removed counts entries by map."""
+    """One collection; `now` is CLOCK_BOOTTIME ns.
+
+    removed counts entries by map; entries are those that each map had before; contested are cgroups that two
+    claim, so that they are nobody's.
+    """
 
     def __init__(self, config: Config, now: int) -> None:
         self.removed = dict.fromkeys(("ft_cgroup", "ft_netns", "ft_addr", "ft_port", "ft_workload"), 0)
+        self.entries: dict[str, int] = {}
+        self.contested = 0
         self._config = config
         self._now = now
         self._locks = os.path.join(config.host.run_directory, "lock")
@@ -53,6 +59,8 @@ class Collector:
         # Keys are read before the living are listed: what is made in between is not taken for dead.
         with open_map("ft_cgroup", self._config.host.pin_directory) as cgroups:
             entries = list(cgroups.items())
+            self.entries["ft_cgroup"] = len(entries)
+            self.contested = sum(Claim.unpack(value).workload == abi.OWNER_CONTESTED for _, value in entries)
             if mount is not None:
                 with _directory(mount) as fd:
                     self._keys("ft_cgroup", cgroups, entries, lambda n: syscall.cgroup_exists(fd, n))
@@ -61,6 +69,7 @@ class Collector:
             referenced |= _owners(cgroups)
         with open_map("ft_netns", self._config.host.pin_directory) as spaces:
             entries = list(spaces.items())
+            self.entries["ft_netns"] = len(entries)
             self._keys("ft_netns", spaces, entries, living_namespaces().__contains__)
             referenced |= _owners(spaces)
         with (
@@ -160,6 +169,7 @@ class Collector:
             if slot is not None:
                 referenced.add(Workload.unpack(slot).id)
             entries = list(workloads.items())
+            self.entries["ft_workload"] = len(entries)
             crowded = len(entries) > CROWDED * workloads.max_entries
             grace = KEY_GRACE if crowded else WORKLOAD_GRACE
             known = [(key, Workload.unpack(value)) for key, value in entries]

@@ -44,6 +44,8 @@ class HostNames:
     """App and labels of the host's incarnations, as a source of names."""
 
     name = "host"
+    working = None
+    """The host's identity has metrics of its own."""
 
     def __init__(self) -> None:
         self._known: dict[int, Identity] = {}

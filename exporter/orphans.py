@@ -27,10 +27,12 @@ class Orphans:
         self._next = 0.0
         self._log = structlog.get_logger()
 
-    def tick(self) -> None:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + CHECK_SECONDS
-            self.end_dead()
+    def tick(self) -> int:
+        """How many were ended."""
+        if time.monotonic() < self._next:
+            return 0
+        self._next = time.monotonic() + CHECK_SECONDS
+        return self.end_dead()
 
     def end_dead(self) -> int:
         """End every remembered container that does not live, as its poststop would; returns how many."""

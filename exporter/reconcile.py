@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 
 import structlog
 
@@ -27,10 +28,27 @@ AGAIN_SECONDS = 1.0
 """After a walk that found no room, or an identity that could not be replayed."""
 
 
+@dataclass(slots=True)
+class Numbers:
+    """What was done since the exporter's start.
+
+    walks_failed: those that found no room or did not reach a cgroup. too_late: identities whose container had
+    ended when they could be written. orphans: containers that ended without their poststop.
+    """
+
+    walks: int = 0
+    walks_failed: int = 0
+    found: int = 0
+    replayed: int = 0
+    too_late: int = 0
+    orphans: int = 0
+
+
 class Reconciler:
     """Called often; does nothing where nothing happened."""
 
     def __init__(self, config: Config, loaded: Programs, count_map: Map) -> None:
+        self.numbers = Numbers()
         self._config = config
         self._loaded = loaded
         self._count_map = count_map
@@ -48,7 +66,7 @@ class Reconciler:
         """Replay what is pending, end the dead, look for containers and for what addresses they have."""
         self._replay()
         self._close_gap()
-        self._orphans.tick()
+        self.numbers.orphans += self._orphans.tick()
         self._walk()
         self._addresses.tick()
 
@@ -67,6 +85,9 @@ class Reconciler:
         except (OSError, FlowtagError) as error:
             self._log.warning("looking for containers", error=str(error))
             whole = False
+        self.numbers.walks += 1
+        self.numbers.walks_failed += not whole
+        self.numbers.found += walk.found
         if whole:
             self._loaded.close_gaps(gaps)
         else:
@@ -119,6 +140,7 @@ class Reconciler:
                 # It may have written some of its keys.
                 now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
                 lifetime.end(left, maps, self._run, left.workload.end or now)
+                self.numbers.too_late += 1
                 self._log.warning("an identity came too late", workload=left.workload.name)
             else:
                 left.reason = ""
@@ -126,5 +148,6 @@ class Reconciler:
                 lifetime.begin(left, maps, self._run)
                 incarnation.write(os.path.join(self._run, "live", name), left)
                 self._marked = -1  # what was made below it meanwhile is unclaimed yet
+                self.numbers.replayed += 1
                 self._log.info("replayed an identity", workload=left.workload.name)
         incarnation.forget(path, left)

@@ -43,6 +43,11 @@ class Workloads:
             self._known[workload_id] = known
         return known
 
+    def kind(self, workload_id: int) -> int:
+        """The code of its kind (abi.WORKLOAD_KINDS), 0 where its entry is gone."""
+        found = self.get(workload_id)
+        return found.kind if found else 0
+
     def forget(self) -> None:
         """Read every entry again."""
         self._known.clear()

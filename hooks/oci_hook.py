@@ -41,7 +41,7 @@ def main(arguments: list[str], began: int) -> None:
 
 
 def handle(runtime_pid: str, event: str, run: str) -> str:
-    """Do what the event asks for; the outcome, in a word that hooks/runs.py explains."""
+    """Do what the event asks for; the outcome, in a word that identity/hook_runs.py explains."""
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     state = read_state(0)
     bundle, container_id = oci.text(state, "bundle"), oci.text(state, "id")

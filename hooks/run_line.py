@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One line in RUN_DIRECTORY/hook-runs for each run of the hook: `EVENT OUTCOME MICROSECONDS`.
 
-Import-light: it is on the hook's path. hooks/runs.py reads the lines and says what they mean.
+Import-light: it is on the hook's path. identity/hook_runs.py says what the lines mean, hooks/runs.py counts.
 """
 
 from __future__ import annotations

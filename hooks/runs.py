@@ -1,16 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What RUN_DIRECTORY/hook-runs tells: how often the hook ran, what came of it, and how long it took.
 
-One line a run, `EVENT OUTCOME NUMBER`. By the hook itself, at its end, with the number of microseconds:
-
-    createRuntime, prestart   claimed: in the maps; pending: the maps could not be written, it waits for the
-                              exporter; lost: it could not be left there either; ignored: the state named no
-                              container that has processes on this host
-    poststop                  ended; pending; nothing: nobody was remembered, or the container lives; ignored
-    inject                    added to a bundle by the wrapper; present: it was there already
-
-By the stub and the wrapper, `EVENT failed STATUS`, when Python did not get to its end: see KINDS. Runs while
-the kill switch is set, and those whose application is gone, leave no line.
+identity/hook_runs.py has the lines and their words.
 
 The time is the processor time of the interpreter's process up to main.py's first line, plus the time on the
 clock from there to the line in the file. It leaves out sh and timeout (1-2 ms), what the start of the
@@ -26,27 +17,16 @@ the file becomes hook-runs.old in the place of an earlier one, and the counts ar
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hooks.run_line import FILE, LIMIT
+from hooks.run_line import LIMIT
+from identity import hook_runs
 
-KINDS = {
-    1: "error",  # an exception: a state that is no JSON, a run directory that cannot be written
-    2: "no script",  # Python could not open it
-    124: "killed",
-    125: "timeout failed",  # timeout(1) itself
-    126: "not executable",
-    127: "no interpreter",  # or no timeout(1)
-    137: "killed",  # after half a second, or for want of memory
-}
-OUTCOMES = ("claimed", "pending", "lost", "ignored", "ended", "nothing", "added", "present")
 KILLED_MS = 500.0
 LATELY = 100
-_LINE = re.compile(rb"(createRuntime|prestart|poststop|inject) ([a-z]{1,10}) ([0-9]{1,12})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +67,15 @@ def read(run_directory: str) -> Runs:
     outcomes: dict[str, Counter[str]] = {}
     failures: dict[str, Counter[str]] = {}
     times: dict[str, list[float]] = {}
-    path = os.path.join(run_directory, FILE)
+    path = os.path.join(run_directory, hook_runs.FILE)
     before = _tail(f"{path}.old")
     last: deque[bool] = deque(maxlen=LATELY)
-    for event, outcome, number in _parsed(before or b"", _tail(path) or b""):
-        last.append(outcome == "failed")
-        if outcome == "failed":
-            kind = KINDS.get(number) or (f"signal {number - 128}" if number > 128 else f"status {number}")
+    for event, outcome, number in hook_runs.parse(before or b"", _tail(path) or b""):
+        last.append(outcome == hook_runs.FAILED)
+        if outcome == hook_runs.FAILED:
+            kind = hook_runs.KINDS.get(number) or (
+                f"signal {number - 128}" if number > 128 else f"status {number}"
+            )
             failures.setdefault(event, Counter())[kind] += 1
             if kind == "killed":
                 times.setdefault(event, []).append(KILLED_MS)
@@ -107,17 +89,6 @@ def read(run_directory: str) -> Runs:
             outcomes.get(event, {}), failures.get(event, {}), _quantile(took, 0.5), _quantile(took, 0.99)
         )
     return Runs(events, before is not None, sum(last))
-
-
-def _parsed(*texts: bytes) -> Iterator[tuple[str, str, int]]:
-    for text in texts:
-        for line in text.split(b"\n"):
-            match = _LINE.fullmatch(line)
-            if match is None:
-                continue
-            event, outcome, number = match[1].decode(), match[2].decode(), int(match[3])
-            if outcome in OUTCOMES or (outcome == "failed" and number < 256):
-                yield event, outcome, number
 
 
 def _quantile(values: list[float], q: float) -> float | None:

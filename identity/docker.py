@@ -47,6 +47,7 @@ class Docker:
         self._asked: dict[str, None] = {}
         self._unknown: dict[str, float] = {}
         self._since = 0
+        self.working: bool | None = None
         self._log = structlog.get_logger().bind(source=self.name)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="names-docker", daemon=True)
@@ -69,6 +70,7 @@ class Docker:
         failures = 0
         while not self._stop.is_set():
             if not os.path.exists(self._path):
+                self.working = None
                 self._stop.wait(ABSENT_SECONDS)
                 continue
             try:
@@ -76,11 +78,13 @@ class Docker:
                 from identity import docker_api
             except ImportError as error:
                 self._log.warning("no names from Docker: its library is missing", error=str(error))
+                self.working = False
                 return
             try:
                 with docker_api.Api(self._path) as api:
                     self._list(api)
                     self._log.info("names from Docker", containers=len(self._known))
+                    self.working = True
                     while not self._stop.is_set():
                         self._answer(api)
                         self._follow(api)
@@ -91,6 +95,7 @@ class Docker:
             except Exception as error:  # or names would end for good, and nobody would know why
                 self._log.error("no news of names from Docker", error=repr(error))
             failures += 1
+            self.working = False
             least, most = AGAIN_SECONDS
             delay = min(most, least * 2 ** min(failures - 1, 8))
             self._stop.wait(delay * random.uniform(0.5, 1))  # noqa: S311  # jitter, no secret

@@ -60,6 +60,11 @@ class Kubernetes:
         self.owners.start()
         self.watch.start()
 
+    @property
+    def working(self) -> bool:
+        """Whether the watch of pods stands."""
+        return self.watch.health.working
+
     def _seen(self, pod: Pod) -> None:
         """Ask for its owner before the first flow does."""
         if pod.owner is not None:

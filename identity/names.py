@@ -33,6 +33,10 @@ class Source(Protocol):
 
     name: str
 
+    @property
+    def working(self) -> bool | None:
+        """Whether its names are up to date; None: on this host there is nothing to ask."""
+
     def names(self, workload: Workload) -> Names | None:
         """What is known now, from memory; never waits, never raises. None: not mine, or not known yet."""
 

@@ -67,6 +67,7 @@ class Podman:
         self._labelled: set[str] = set()
         self._wanted: dict[str, int] = {}
         self._told = ""
+        self.working: bool | None = None
         self._log = structlog.get_logger().bind(source=self.name)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="names-podman", daemon=True)
@@ -90,7 +91,9 @@ class Podman:
                 if there:
                     self.look()
                 self._told = ""
+                self.working = True if there else None
             except Exception as error:  # or names would end for good, and nobody would know why
+                self.working = False
                 if repr(error) != self._told:
                     self._told = repr(error)
                     self._log.error("no news of names from Podman", error=self._told)

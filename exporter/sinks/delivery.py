@@ -40,7 +40,10 @@ class State:
 
 
 class Delivery(threading.Thread):
-    """stop() and join() end it between two attempts; what is not delivered stays in the spool."""
+    """stop() and join() end it between two attempts; what is not delivered stays in the spool.
+
+    failures counts failed attempts of its whole life.
+    """
 
     def __init__(
         self, name: str, sink: Sink, spool: Spool, host_id: str, prefixes: tuple[nat64.Prefix, ...]
@@ -48,6 +51,7 @@ class Delivery(threading.Thread):
         super().__init__(name=f"sink-{name}", daemon=True)
         self.sink_name = name
         self.state = State()
+        self.failures = 0
         self._sink = sink
         self._spool = spool
         self._host_id = host_id
@@ -103,6 +107,7 @@ class Delivery(threading.Thread):
             self.state.failing_since = time.monotonic()
             structlog.get_logger().warning("sink fails", sink=self.sink_name, error=repr(error))
         self.state.error = repr(error)
+        self.failures += 1
         self.state.attempts += 1
         least, most = BACKOFF_SECONDS
         seconds = min(most, least * 2 ** min(self.state.attempts - 1, 16))

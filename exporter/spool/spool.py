@@ -11,6 +11,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -34,6 +35,18 @@ GRACE = 2 * 10**9  # ns after a minute's end for names that come late
 
 def _room(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The spool at one moment. rows: the ledger; bytes: of its files, quarantine/ apart.
+
+    oldest: for each sink when the oldest batch ended that waits for it, in seconds since 1970; None: none.
+    """
+
+    rows: list[Row]
+    bytes: int
+    oldest: dict[str, float | None]
 
 
 class Spool:
@@ -284,8 +297,19 @@ class Spool:
 
     def ledger(self) -> list[Row]:
         """Where every record is, for each sink."""
+        return self.snapshot().rows
+
+    def snapshot(self) -> Snapshot:
+        """All that is told of it, of one moment."""
         with self._changed:
-            return ledger.rows(self._marks.all(), [*self._segments()], self._spoilt, self.totals)
+            rows = ledger.rows(self._marks.all(), [*self._segments()], self._spoilt, self.totals)
+            waiting = {sink: self._waiting(sink) for sink in self.sinks if sink != NOBODY}
+            used = self._bytes
+        over = {
+            sink: None if one is None else (one[1][0].minute + 1) * MINUTE / 1e9
+            for sink, one in waiting.items()
+        }
+        return Snapshot(rows, used, over)
 
     def _pass(self, sinks: Iterable[str], items: Iterable[Segment], outcome: str) -> None:
         for item in items:

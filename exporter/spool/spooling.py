@@ -23,7 +23,7 @@ from exporter.config import Config
 from exporter.describe import Describer
 from exporter.label import Label, label
 from exporter.records import boot_to_wall
-from exporter.ring import STRIDE, Batch, Ring
+from exporter.ring import STRIDE, Batch, Columns, Ring
 from exporter.sinks.config import Json
 from exporter.sinks.delivery import Delivery
 from exporter.sinks.kinds import open_sinks
@@ -50,8 +50,11 @@ class Spooling:
         sinks: Mapping[str, Sink],
         *,
         tapped: bool,
+        count: Callable[[Columns], None] = lambda records: None,
     ) -> None:
-        """identity: host id and boot id. label_of: the names of an owner, asked by the writer's thread."""
+        """identity: host id and boot id. label_of: the names of an owner, asked by the writer's thread, and
+        so is count: what is on the disk now.
+        """
         host_id, boot_id = identity
         self._stop_seconds = config.spool.stop_seconds
         self._ring = ring
@@ -65,7 +68,9 @@ class Spooling:
         self.untapped = 0
         self._writer = threading.Thread(target=self._write, name="spool", daemon=True)
         self._stop = threading.Event()
-        self._trouble = ""
+        self._count = count
+        self.trouble = ""
+        """Why records cannot be written now; empty if they can."""
         self._failure: BaseException | None = None
 
     def __enter__(self) -> Spooling:
@@ -111,6 +116,21 @@ class Spooling:
         """Where every record is, for each sink."""
         return self.spool.ledger()
 
+    def dead(self) -> tuple[str, ...]:
+        """Threads that have ended by a mistake of ours."""
+        if self._stop.is_set():
+            return ()
+        return tuple(one.name for one in (self._writer, *self.deliveries) if not one.is_alive())
+
+    def failing(self) -> dict[str, tuple[float, str]]:
+        """Sinks that do not work: since when (monotonic seconds), and by which kind of error."""
+        states = {one.sink_name: one.state for one in self.deliveries}
+        return {
+            sink: (state.failing_since, state.error.partition("(")[0])
+            for sink, state in states.items()
+            if state.failing_since is not None
+        }
+
     def report(self) -> None:
         """Log the ledger: what still waits is delivered by the next run."""
         log = structlog.get_logger()
@@ -131,7 +151,7 @@ class Spooling:
     def _write(self) -> None:
         try:
             while not self._stop.is_set():
-                if self._trouble:
+                if self.trouble:
                     self._stop.wait(1)  # the ring may be half full, and would not let us wait
                 else:
                     # At the full second: a minute's last segment then ends with the minute.
@@ -156,11 +176,11 @@ class Spooling:
             self._say("")
 
     def _say(self, trouble: str) -> None:
-        if trouble and not self._trouble:
+        if trouble and not self.trouble:
             structlog.get_logger().error("spool: cannot write, records wait in the ring", error=trouble)
-        elif self._trouble and not trouble:
+        elif self.trouble and not trouble:
             structlog.get_logger().info("spool: writes again")
-        self._trouble = trouble
+        self.trouble = trouble
 
     def _drain(self) -> None:
         while True:
@@ -168,7 +188,10 @@ class Spooling:
             if taken.count == 0:
                 return
             end = self._append(taken)
-            self._show(taken, end)
+            written = int((taken.sequence < end // STRIDE).sum())  # fewer, if the disk has just recovered
+            self._count(taken.records[:written])
+            if self._tap is not None:
+                self._show(taken, written, self._tap)
             self._ring.release(end)
             self.spool.enforce()
 
@@ -191,18 +214,22 @@ class Spooling:
             freed += room
         return freed > 0
 
-    def _show(self, taken: Batch, end: int) -> None:
-        if self._tap is None:
-            return
-        written = taken.sequence < end // STRIDE  # less than was taken, if the disk has just recovered
-        copy = Batch(taken.records[written], taken.sequence[written], taken.count, end)
+    def _show(self, taken: Batch, written: int, tap: queue.Queue[Batch]) -> None:
+        records, sequence = taken.records[:written].copy(), taken.sequence[:written].copy()
         try:
-            self._tap.put_nowait(copy)
+            tap.put_nowait(Batch(records, sequence, taken.count, taken.end))
         except queue.Full:
-            self.untapped += int(written.sum())
+            self.untapped += written
 
 
-def start(config: Config, output: str, ring: Ring, workloads: Workloads, describer: Describer) -> Spooling:
+def start(
+    config: Config,
+    output: str,
+    ring: Ring,
+    workloads: Workloads,
+    describer: Describer,
+    count: Callable[[Columns], None],
+) -> Spooling:
     """What `flowtag run` needs beside its own loop; `output` is that of the live tap, or none."""
     for name, sink in config.sinks.items():
         if output != "none" and isinstance(sink, Json) and sink.path == "-":
@@ -216,4 +243,5 @@ def start(config: Config, output: str, ring: Ring, workloads: Workloads, describ
         lambda owner: label(workloads.get(owner), describer),
         open_sinks(config.sinks),
         tapped=output != "none",
+        count=count,
     )

@@ -23,7 +23,8 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -94,6 +95,8 @@ class Exporter:
         self._process: subprocess.Popen[str] | None = None
         self._readers: list[threading.Thread] = []
         self._log_ended = False
+        self._reading = threading.Event()
+        self._reading.set()
 
     def __enter__(self) -> Exporter:
         self.start()
@@ -158,6 +161,15 @@ class Exporter:
             thread.join(timeout)
         return status
 
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Nobody reads its standard output meanwhile."""
+        self._reading.clear()
+        try:
+            yield
+        finally:
+            self._reading.set()
+
     def await_log(self, text: str, timeout: float = 10) -> None:
         """Wait until its log contains `text`."""
         with self._news:
@@ -187,6 +199,7 @@ class Exporter:
         assert process.stdout
         with process.stdout as lines:
             for line in lines:
+                self._reading.wait()
                 record = json.loads(line)
                 with self._news:
                     self._records.append(record)

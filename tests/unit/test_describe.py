@@ -20,6 +20,7 @@ class Told:
         self.name = name
         self.known = names
         self.closed = False
+        self.working = True
 
     def names(self, workload: Workload) -> Names | None:
         return self.known

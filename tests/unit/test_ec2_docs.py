@@ -8,9 +8,9 @@ import re
 import tomllib
 from pathlib import Path
 
-from exporter import metrics
 from exporter.config import Config, Identity
 from exporter.config_file import _value
+from exporter.metrics import host
 from identity.certificate import Certificate
 from identity.certificate_rules import FIELDS
 from identity.instance import REASONS
@@ -42,7 +42,7 @@ def test_every_key_has_its_row() -> None:
 def test_every_reason_field_and_metric_is_named() -> None:
     for word in (*REASONS, *FIELDS):
         assert re.search(rf"\b{word}\b", PAGE), word
-    names = re.findall(r'"(flowtag_\w+)"', Path(metrics.__file__).read_text(encoding="utf-8"))
+    names = re.findall(r'"(flowtag_\w+)"', Path(host.__file__).read_text(encoding="utf-8"))
     assert names
     for name in names:
         assert name in KEYS

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hooks import run_line, runs
 from hooks.cli import FOLDER
+from identity import hook_runs
 
 STUB = f"{FOLDER}/flowtag-hook"
 
@@ -80,9 +81,9 @@ def test_runs_passes_over_damaged_lines(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=300))
 def test_runs_of_any_bytes(data: bytes) -> None:
-    for event, outcome, number in runs._parsed(data):
+    for event, outcome, number in hook_runs.parse(data):
         assert event in (b"createRuntime prestart poststop inject").decode().split()
-        assert outcome in (*runs.OUTCOMES, "failed")
+        assert outcome in (*hook_runs.OUTCOMES, hook_runs.FAILED)
         assert number >= 0
 
 

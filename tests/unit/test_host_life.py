@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import mmap
-import socket
 import time
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,11 +14,13 @@ import pytest
 from bpf import abi
 from bpf.error import FlowtagError
 from bpf.syscall import Map
-from exporter import check_identity, metrics
+from exporter import check_identity
 from exporter.config import Config, Host, Metrics, endpoint
 from exporter.config import Identity as Settings
 from exporter.host_history import LEAD_NS, HostHistory
 from exporter.host_life import HostLife
+from exporter.metrics import host
+from exporter.metrics.exposition import Exposition
 from identity.certificate import Certificate
 from identity.certificate_rules import Rule
 from identity.workload import Workload
@@ -192,47 +192,18 @@ def test_full_map_is_survived(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
 # What is said elsewhere.
 
 
-def fetched(place: Place, port: int) -> str:
-    config = Metrics(f"127.0.0.1:{port}")
-    with (
-        metrics.serve(config, [metrics.host(place.life)]),
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer,
-    ):
-        text: str = answer.read().decode()
-    return text
-
-
-@pytest.fixture
-def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        number: int = listener.getsockname()[1]
-    return number
-
-
-def test_metrics_tell_state_expiry_and_refusals(place: Place, port: int) -> None:
+def test_metrics_tell_state_expiry_and_refusals(place: Place) -> None:
     place.put("web-1")
     place.tick()
     place.path.write_bytes(b"nonsense")
     place.tick()
-    lines = fetched(place, port).splitlines()
+    lines = Exposition([host.host(place.life)]).page("").body.decode().splitlines()
     assert 'flowtag_host_identity_state{source="certificate",state="verified"} 1.0' in lines
     assert 'flowtag_host_identity_refused_total{reason="malformed",source="certificate"} 1.0' in lines
     assert 'flowtag_host_identity_refused_total{reason="expired",source="certificate"} 0.0' in lines
     assert "flowtag_host_identity_changes_total 1.0" in lines
     (expiry,) = (float(line.split()[1]) for line in lines if line.startswith("flowtag_certificate_not"))
     assert time.time() < expiry <= time.time() + 3600
-
-
-def test_metrics_port_in_use_is_an_error(place: Place) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        number = taken.getsockname()[1]
-        with pytest.raises(FlowtagError, match=r"metrics\.listen"):
-            fetched(place, number)
-
-
-def test_nothing_listens_unless_asked(place: Place) -> None:
-    with metrics.serve(Metrics(), [metrics.host(place.life)]):
-        pass
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ class Renaming:
     """A source whose container is called otherwise each time it is asked."""
 
     name = "renaming"
+    working = True
 
     def __init__(self) -> None:
         self.asked = 0
