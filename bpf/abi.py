@@ -30,10 +30,11 @@ FLOW_ADOPTED = 1
 FLOW_ACTIVATED = 2
 FLOW_RESOLVED = 4
 FLOW_ATTR_AT_CLOSE = 8
-FLOW_ATTR_AT_INTERIM = 16
 
 LIFE_CLOSED = 1
 LIFE_SECOND = 2
+LIFE_OWNED = 4
+LIFE_GENERATION = 256
 
 # Names by code, as records and dumps print them; index 0 is "nothing".
 OWNER_SPECIALS = ("none", "unclaimed", "translator", "contested", "host_slot")
@@ -205,6 +206,7 @@ STATE = Layout(
     ("gaps_closed", "Q"),
     ("open_flows", "Q"),
     ("host", f"{HOST_MAX * HOST.size}s"),
+    ("interim_before", "Q"),
 )
 
 # Pinned maps: kernel map type, key and value layout (None: the kernel's own).

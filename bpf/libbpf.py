@@ -202,7 +202,7 @@ class Object:
             if fd < 0:
                 raise _failed(f"running iterator {name}", fd)
             with open(fd, "rb", buffering=0) as run:
-                while run.read(4096):
+                while run.read(4096) != b"":  # None: EAGAIN after a million objects, not the end
                     pass
         finally:
             self._lib.bpf_link__destroy(link)
