@@ -31,6 +31,10 @@ FLOW_ACTIVATED = 2
 FLOW_RESOLVED = 4
 FLOW_ATTR_AT_CLOSE = 8
 
+EVENT_CLOSE = 1
+EVENT_INTERIM = 2
+EVENT_OWNERSHIP = 3
+
 LIFE_CLOSED = 1
 LIFE_SECOND = 2
 LIFE_OWNED = 4
@@ -191,6 +195,9 @@ EVENT = Layout(
     ("flags", "B"),
     ("pad", "6x"),
     ("comm", "16s"),
+)
+OWNERSHIP = Layout(
+    "ft_ownership", ("owner", "Q"), ("time_start", "Q"), ("time_end", "Q"), ("address", "16s")
 )
 ROOT_MAX = 32
 ROOT = Layout("ft_root", ("name", "32s"), ("len", "I"), ("prefix", "I"))

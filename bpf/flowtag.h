@@ -276,6 +276,14 @@ struct ft_event {
 	char comm[FT_COMM_LEN];
 };
 
+/* What flowtag_ownership is told by the exporter: who has had an address, and when. */
+struct ft_ownership {
+	__u64 owner;
+	__u64 time_start; /* CLOCK_BOOTTIME ns */
+	__u64 time_end;
+	__u8 address[16];
+};
+
 /* A cgroup name that marks the root of a container engine. */
 struct ft_root {
 	char name[FT_ROOT_LEN];
@@ -326,6 +334,7 @@ _Static_assert(sizeof(struct ft_traffic) == 40, "ft_traffic");
 _Static_assert(sizeof(struct ft_flow) == 152, "ft_flow");
 _Static_assert(sizeof(struct ft_event) == 168, "ft_event");
 _Static_assert(sizeof(struct ft_event) % 8 == 0, "records of one size keep the ring an array");
+_Static_assert(sizeof(struct ft_ownership) == 40, "ft_ownership");
 _Static_assert(sizeof(struct ft_root) == 40, "ft_root");
 _Static_assert(sizeof(struct ft_host) == 16, "ft_host");
 _Static_assert(sizeof(struct ft_state) == 168, "ft_state");

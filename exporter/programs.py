@@ -14,7 +14,7 @@ import os
 import struct
 from dataclasses import dataclass
 
-from bpf import abi, libbpf
+from bpf import abi, libbpf, syscall
 from bpf import loaded as pinned
 from bpf.error import FlowtagError
 from exporter import namespaces
@@ -192,6 +192,12 @@ class Programs:
         """
         self._interim_before.set(before)
         self._object.iterate("flowtag_interim")
+
+    def tell_owner(self, owner: int, address: bytes, start: int, end: int) -> bool:
+        """Put an ownership heartbeat into the ring, times in boottime ns; False if that has no room for it."""
+        told = abi.OWNERSHIP.pack(owner, start, end, address)
+        name = "flowtag_ownership"
+        return syscall.run_program(self._object.program_fd(name), told, name) == 1
 
     def _in_every_namespace(self, program: str) -> int:
         """Run an iterator over sockets, which sees the namespace of its maker; returns in how many."""
