@@ -196,9 +196,7 @@ EVENT = Layout(
     ("pad", "6x"),
     ("comm", "16s"),
 )
-OWNERSHIP = Layout(
-    "ft_ownership", ("owner", "Q"), ("time_start", "Q"), ("time_end", "Q"), ("address", "16s")
-)
+OWNERSHIP = Layout("ft_ownership", ("owner", "Q"), ("time_start", "Q"), ("time_end", "Q"), ("address", "16s"))
 ROOT_MAX = 32
 ROOT = Layout("ft_root", ("name", "32s"), ("len", "I"), ("prefix", "I"))
 CONFIG_HEAD = Layout("ft_config", ("host_netns", "Q"), ("host_needs_claim", "I"), ("roots", "I"))

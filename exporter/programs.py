@@ -194,7 +194,7 @@ class Programs:
         self._object.iterate("flowtag_interim")
 
     def tell_owner(self, owner: int, address: bytes, start: int, end: int) -> bool:
-        """Put an ownership heartbeat into the ring, times in boottime ns; False if that has no room for it."""
+        """Put an ownership heartbeat into the ring, times in boottime ns; False if that has no room."""
         told = abi.OWNERSHIP.pack(owner, start, end, address)
         name = "flowtag_ownership"
         return syscall.run_program(self._object.program_fd(name), told, name) == 1
