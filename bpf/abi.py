@@ -31,6 +31,15 @@ FLOW_ACTIVATED = 2
 FLOW_RESOLVED = 4
 FLOW_ATTR_AT_CLOSE = 8
 
+EVENT_CLOSE = 1
+EVENT_INTERIM = 2
+EVENT_OWNERSHIP = 3
+
+LIFE_CLOSED = 1
+LIFE_SECOND = 2
+LIFE_OWNED = 4
+LIFE_GENERATION = 256
+
 # Names by code, as records and dumps print them; index 0 is "nothing".
 OWNER_SPECIALS = ("none", "unclaimed", "translator", "contested", "host_slot")
 OWNER_FLAGS = {"inherited": 1, "no_cgroup": 2, "reconciled": 4, "once": 8, "address": 16}
@@ -87,8 +96,11 @@ COUNTERS = (
     "consumed",
     "opened",
     "unborn",
+    "interim",
+    "lost_interim",
+    "ownership",
 )
-COUNTER_SLOTS = 16
+COUNTER_SLOTS = 32
 
 
 class Layout:
@@ -184,6 +196,7 @@ EVENT = Layout(
     ("pad", "6x"),
     ("comm", "16s"),
 )
+OWNERSHIP = Layout("ft_ownership", ("owner", "Q"), ("time_start", "Q"), ("time_end", "Q"), ("address", "16s"))
 ROOT_MAX = 32
 ROOT = Layout("ft_root", ("name", "32s"), ("len", "I"), ("prefix", "I"))
 CONFIG_HEAD = Layout("ft_config", ("host_netns", "Q"), ("host_needs_claim", "I"), ("roots", "I"))
@@ -198,19 +211,30 @@ STATE = Layout(
     ("gaps_closed", "Q"),
     ("open_flows", "Q"),
     ("host", f"{HOST_MAX * HOST.size}s"),
+    ("interim_before", "Q"),
 )
 
 # Pinned maps: kernel map type, key and value layout (None: the kernel's own).
 HASH, ARRAY, PERCPU_ARRAY, LPM_TRIE, SK_STORAGE, RINGBUF = 1, 2, 6, 11, 24, 27
 INT = Layout("int", ("key", "i"))
 INDEX = Layout("__u32", ("index", "I"))
+TRAFFIC = Layout(
+    "ft_traffic",
+    ("time", "Q"),
+    ("bytes_sent", "Q"),
+    ("bytes_received", "Q"),
+    ("segments_sent", "I"),
+    ("segments_received", "I"),
+    ("segments_retransmitted", "I"),
+    ("pad", "4x"),
+)
 FLOW = Layout(
     "ft_flow",
     ("time_open", "Q"),
     ("owner", "Q"),
     ("published", "Q"),
     ("published_since", "Q"),
-    ("closed", "I"),
+    ("state", "I"),
     ("generation", "I"),
     ("connect_us", "I"),
     ("pid", "I"),
@@ -221,6 +245,7 @@ FLOW = Layout(
     ("published_rule", "B"),
     ("pad", "3x"),
     ("comm", "16s"),
+    ("reported", f"{2 * TRAFFIC.size}s"),
 )
 MAPS: dict[str, tuple[int, Layout | None, Layout | None]] = {
     "ft_workload": (HASH, ID, WORKLOAD),
