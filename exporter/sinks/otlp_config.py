@@ -57,7 +57,7 @@ class Otlp:
         if not 1 <= self.timeout_seconds <= 120:
             raise FlowtagError(f"sinks: timeout_seconds is {self.timeout_seconds}", "use 1 to 120")
         for name, value in self.headers.items():
-            check_header(name, value, "sinks: headers")
+            check_header(name, value, f"sinks: headers has {name!r}")
             if name in SECRET:
                 raise FlowtagError(
                     f"sinks: headers has {name}",
@@ -110,8 +110,8 @@ def _is_here(url: SplitResult) -> bool:
 
 
 def check_header(name: str, value: str, where: str) -> None:
-    """FlowtagError, without the value, if gRPC would refuse it."""
+    """FlowtagError, which shows neither, if gRPC would refuse it."""
     if not HEADER.fullmatch(name):
-        raise FlowtagError(f"{where}: no name of a header: {name[:64]!r}", "use a-z, 0-9, -, _ and .")
+        raise FlowtagError(f"{where}: no name of a header", "use a-z, 0-9, -, _ and .; no grpc-*, no *-bin")
     if not (value.isascii() and value.isprintable() and value):
-        raise FlowtagError(f"{where}: the value of {name} is empty or not printable ASCII")
+        raise FlowtagError(f"{where}: the value is empty, or not printable ASCII")
