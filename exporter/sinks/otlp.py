@@ -7,9 +7,14 @@ attempt begins behind it; only a process that dies between forgets it, and sends
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+# Else gRPC's core writes of every failed handshake to standard error, what the status says as well. Read when
+# it is imported, so before any of our modules that import it.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc  # type: ignore[import-untyped] # its stubs are another package
 import structlog

@@ -72,13 +72,25 @@ class Call:
 
 
 class Receiver:
-    """Owns the server. pair: its certificate; client_ca: mutual TLS, with clients that it signed."""
+    """Owns the server. pair: its certificate; client_ca: mutual TLS, with clients that it signed;
+    most_bytes: of a request, as receivers limit it.
+    """
 
-    def __init__(self, port: int = 0, *, pair: Pair | None = None, client_ca: bytes | None = None) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        pair: Pair | None = None,
+        client_ca: bytes | None = None,
+        most_bytes: int = 4 << 20,
+    ) -> None:
         self.calls: list[Call] = []
         self.answers: list[Fail | Partial | Hang] = []
         self._lock = threading.Lock()
-        self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.server(
+            ThreadPoolExecutor(4),
+            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", most_bytes)],
+        )
         self._server.add_generic_rpc_handlers(
             (
                 self._handler("logs", logs_service_pb2.ExportLogsServiceRequest, self._logs),

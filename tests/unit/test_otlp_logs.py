@@ -84,7 +84,7 @@ def test_log_records_say_what_the_json_lines_say() -> None:
     lines = [json.loads(line) for line in records.json_lines(one).split("\n")[:-1]]
     found = log_records(sent(one))
     assert len(found) == len(lines) == 1200
-    names = {"labels": {}, "namespace": None, "pod": None, "container": None, "image": None}
+    names: dict[str, Any] = {"labels": {}, "namespace": None, "pod": None, "container": None, "image": None}
     for record, line in zip(found, lines, strict=True):
         values = attributes(record.attributes)
         labels = {key: values.pop(key) for key in list(values) if key.startswith("container.label.")}
