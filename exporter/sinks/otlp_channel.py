@@ -2,7 +2,7 @@
 """A gRPC channel for one delivery, which calls a receiver's Export methods.
 
 One for each batch, so one a minute: certificates and headers are read anew, and no idle connection has to
-be kept alive through whatever is between. Opening one costs 2 ms.
+be kept alive through whatever is between. One with one request takes 7 ms, 9 with TLS.
 """
 
 from __future__ import annotations

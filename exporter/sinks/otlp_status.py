@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a gRPC status means for a request: again later, or never again.
 
-Source: OTLP specification 1.8.0, "Failures" and "OTLP/gRPC Throttling".
+Source: OTLP specification, "Failures" and "OTLP/gRPC Throttling".
 """
 
 from __future__ import annotations

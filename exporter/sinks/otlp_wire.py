@@ -2,8 +2,8 @@
 """Protobuf's wire format, as much of it as a column needs: fields of bytes and attributes, put together
 once for each distinct value.
 
-Objects of the official protobufs cost 74 us for a record of 36 attributes, these pieces a tenth; tests
-read them back with the official ones. Sources: protobuf.dev "Encoding", opentelemetry-proto 1.8.0.
+Objects of the official protobufs cost 74 us for a record of 36 attributes, these pieces 17; tests
+read them back with the official ones. Sources: protobuf.dev "Encoding", opentelemetry-proto 1.45.2.
 """
 
 from __future__ import annotations

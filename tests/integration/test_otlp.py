@@ -148,7 +148,7 @@ def test_mutual_tls_needs_a_good_certificate_of_ours(made: tls.Made, tmp_path: P
         assert sequences(receiver) == [0, 1, 2]
 
 
-# OTLP specification 1.8.0, "Failures".
+# OTLP specification, "Failures".
 TABLE = {
     "CANCELLED": True,
     "UNKNOWN": False,
