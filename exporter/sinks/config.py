@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bpf.error import FlowtagError
+from exporter.sinks.otlp_config import Otlp
 
 NAME = re.compile(r"[a-z0-9-]{1,24}")  # a part of a mark's file name
 RESERVED = ("spool",)  # what the spool calls itself where it has no sink
@@ -52,5 +53,5 @@ class Parquet:
         _absolute("directory", self.directory)
 
 
-Sink = Json | Parquet
-KINDS: dict[str, type[Sink]] = {kind.TYPE: kind for kind in (Json, Parquet)}
+Sink = Json | Parquet | Otlp
+KINDS: dict[str, type[Sink]] = {kind.TYPE: kind for kind in (Json, Parquet, Otlp)}

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from exporter.sinks import config as sink_config
+from exporter.sinks import otlp_config
 from exporter.sinks.sink import Sink
 
 
@@ -24,6 +25,10 @@ def open_sink(config: sink_config.Sink) -> Sink:
             from exporter.sinks.parquet import ParquetDirectory
 
             return ParquetDirectory(config)
+        case otlp_config.Otlp():
+            from exporter.sinks.otlp import OtlpReceiver
+
+            return OtlpReceiver(config)
 
 
 def open_sinks(config: Mapping[str, sink_config.Sink]) -> dict[str, Sink]:
