@@ -16,7 +16,8 @@ ROWS = 1 << 13  # of a record batch: what is in memory as columns at a time
 def encode(batch: Batch) -> bytes:
     """The whole batch as one stream, in record batches of ROWS."""
     out = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    # Threads compress columns side by side, for 11 MiB more of RssAnon, and more time of one core.
+    options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
     with pa.ipc.new_stream(out, record_table.SCHEMA, options=options) as writer:
         for begin in range(0, len(batch.records), ROWS):
             writer.write_table(record_table.table(batch.part(slice(begin, begin + ROWS))))

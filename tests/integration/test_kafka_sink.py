@@ -119,7 +119,7 @@ def test_cuts_and_delays_while_producing_lose_nothing(kafka: Kafka, topic: str) 
     chance = random.Random(1)  # noqa: S311 - repeats itself
 
     def disturb() -> None:
-        while not over.wait(chance.uniform(0.02, 0.1)):
+        while not over.wait(chance.uniform(0.01, 0.05)):
             proxy = chance.choice(kafka.proxies)
             match chance.randrange(4):
                 case 0:
@@ -131,25 +131,30 @@ def test_cuts_and_delays_while_producing_lose_nothing(kafka: Kafka, topic: str) 
                 case 3:
                     proxy.delay(chance.choice([0, 0.002, 0.02]))
 
+    def cuts() -> int:
+        return sum(proxy.cuts for proxy in kafka.proxies)
+
     made = sink(kafka, topic, compression="none")
-    sent = [batch(300, 300 * number) for number in range(8)]
+    sent: list[Batch] = []
+    before = cuts()
     disturber = threading.Thread(target=disturb)
     disturber.start()
     try:
-        for one in sent:
-            _until_delivered(made, one)
+        while len(sent) < 6 or (cuts() < before + 6 and len(sent) < 15):
+            sent.append(batch(200, 200 * len(sent)))
+            _until_delivered(made, sent[-1])
     finally:
         over.set()
         disturber.join()
         made.close()
     for proxy in kafka.proxies:
         proxy.forward()
-    assert sum(proxy.cuts for proxy in kafka.proxies) > 5
-    found = kafka.read(topic, len(sent) * 300)
+    assert cuts() >= before + 3
+    found = kafka.read(topic, len(sent) * 200)
     by_key = of_batches(found)
     for one in sent:
         assert set(by_key[one.key]) == set(lines(one))
-    assert sum(len(set(values)) for values in by_key.values()) == len(sent) * 300
+    assert sum(len(set(values)) for values in by_key.values()) == len(sent) * 200
     # A double is the same line of the same batch; the first ones are in order.
     assert list(dict.fromkeys(message.value for message in found)) == lines(*sent)
 
@@ -270,8 +275,8 @@ def test_tls_believes_good_certificates_only(tmp_path: Path) -> None:
             ("wrong_name", "good", made.ca, "certificate verify failed"),
             ("expired", "good", made.ca, "certificate verify failed"),
             ("self_signed", "good", made.ca, "certificate verify failed"),
-            ("good", None, made.ca, "Disconnected: SSL connection closed by peer"),
-            ("good", "other_ca", made.ca, "Disconnected: SSL connection closed by peer"),
+            ("good", None, made.ca, "Disconnected: "),
+            ("good", "other_ca", made.ca, "Disconnected: "),
         ],
     )
     assert not threads()

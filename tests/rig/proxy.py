@@ -146,6 +146,7 @@ class Proxy:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # transports close their sockets in a later turn of the loop
 
     def _listen(self, queue: int) -> None:
         self._listener = socket.socket()
@@ -194,6 +195,10 @@ class Proxy:
             server.transport.abort()
             client.close()
             return
+        except asyncio.CancelledError:
+            server.transport.abort()
+            client.close()
+            raise
         pair = (writer, server)
         self._pairs.add(pair)
         try:
