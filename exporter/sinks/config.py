@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from bpf.error import FlowtagError
 from exporter.sinks.otlp_config import Otlp
+from exporter.sinks.tls import Tls
 
 NAME = re.compile(r"[a-z0-9-]{1,24}")  # a part of a mark's file name
 RESERVED = ("spool",)  # what the spool calls itself where it has no sink
@@ -53,5 +55,109 @@ class Parquet:
         _absolute("directory", self.directory)
 
 
-Sink = Json | Parquet | Otlp
-KINDS: dict[str, type[Sink]] = {kind.TYPE: kind for kind in (Json, Parquet, Otlp)}
+BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+COMPRESSIONS = ("none", "gzip", "snappy", "lz4", "zstd")
+MECHANISMS = ("scram-sha-512", "scram-sha-256", "plain")
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise FlowtagError(f"sinks: {name} is {value!r}", f"use one of {', '.join(known)}")
+
+
+def _between(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise FlowtagError(f"sinks: {name} is {value}", f"use {least} to {most}")
+
+
+def _credentials(username: str, password_file: str) -> None:
+    if not (username.isascii() and username.isprintable()):
+        raise FlowtagError(f"sinks: username is {username!r}", "use printable ASCII")
+    if password_file:
+        _absolute("password_file", password_file)
+
+
+@dataclass(frozen=True, slots=True)
+class Kafka:
+    """type = "kafka": a message a record (format "json"), or Arrow streams of many (format "arrow").
+
+    brokers: HOST:PORT of some of the cluster's. transport: "tls", or "tcp" without encryption. mechanism: how
+    username and password_file are proved, by SASL; without a username there is none. compression: of "json";
+    Arrow streams have zstd inside. message_max_bytes: of one message, before compression.
+    timeout_seconds: how long a message may take to be acknowledged.
+    """
+
+    TYPE: ClassVar[str] = "kafka"
+
+    brokers: tuple[str, ...]
+    topic: str
+    format: str = "json"
+    compression: str = "zstd"
+    message_max_bytes: int = 1_000_000
+    timeout_seconds: int = 30
+    transport: str = "tls"
+    tls: Tls = field(default_factory=Tls)
+    mechanism: str = "scram-sha-512"
+    username: str = ""
+    password_file: str = ""
+
+    def __post_init__(self) -> None:
+        wrong = [broker for broker in self.brokers if not BROKER.fullmatch(broker)]
+        if wrong or not self.brokers:
+            raise FlowtagError(f"sinks: brokers is {list(self.brokers)}", 'use ["HOST:PORT", ...]')
+        if not TOPIC.fullmatch(self.topic) or self.topic in (".", ".."):
+            raise FlowtagError(f"sinks: topic is {self.topic!r}", "use 1 to 249 of A-Z, a-z, 0-9, . _ and -")
+        _one_of("format", self.format, ("json", "arrow"))
+        _one_of("compression", self.compression, COMPRESSIONS)
+        _one_of("transport", self.transport, ("tls", "tcp"))
+        _one_of("mechanism", self.mechanism, MECHANISMS)
+        _between("message_max_bytes", self.message_max_bytes, 1 << 16, 1 << 26)
+        _between("timeout_seconds", self.timeout_seconds, 3, 600)
+        _credentials(self.username, self.password_file)
+        if bool(self.username) != bool(self.password_file):
+            raise FlowtagError("sinks: username needs password_file, and the other way round")
+        if self.transport == "tcp" and self.tls != Tls():
+            raise FlowtagError('sinks: tls has keys, and transport is "tcp"', 'use transport = "tls"')
+
+
+@dataclass(frozen=True, slots=True)
+class ClickHouse:
+    """type = "clickhouse": inserts into a table, over HTTP. url: https://HOST:PORT or http://HOST:PORT.
+
+    The table is docs/sinks/clickhouse.md's. timeout_seconds: how long one insert may take, with connecting.
+    """
+
+    TYPE: ClassVar[str] = "clickhouse"
+
+    url: str
+    table: str = "flows"
+    database: str = "default"
+    username: str = "default"
+    password_file: str = ""
+    timeout_seconds: int = 30
+    tls: Tls = field(default_factory=Tls)
+
+    def __post_init__(self) -> None:
+        try:
+            url = urlsplit(self.url)
+            plain = url.scheme in ("http", "https") and url.hostname and url.port != 0
+        except ValueError:
+            plain = False
+        if not plain or self.url != f"{url.scheme}://{url.netloc}" or "@" in url.netloc:
+            raise FlowtagError(
+                f"sinks: url is {self.url!r}", "use https://HOST:PORT, and username for the name"
+            )
+        for name in ("table", "database"):
+            value = getattr(self, name)
+            if not IDENTIFIER.fullmatch(value):
+                raise FlowtagError(f"sinks: {name} is {value!r}", "use A-Z, a-z, 0-9 and _, no digit first")
+        _credentials(self.username, self.password_file)
+        _between("timeout_seconds", self.timeout_seconds, 1, 600)
+        if url.scheme == "http" and self.tls != Tls():
+            raise FlowtagError("sinks: tls has keys, and url begins with http:", "use https://HOST:PORT")
+
+
+Sink = Json | Parquet | Otlp | Kafka | ClickHouse
+KINDS: dict[str, type[Sink]] = {kind.TYPE: kind for kind in (Json, Parquet, Otlp, Kafka, ClickHouse)}

@@ -29,6 +29,14 @@ def open_sink(config: sink_config.Sink) -> Sink:
             from exporter.sinks.otlp import OtlpReceiver
 
             return OtlpReceiver(config)
+        case sink_config.Kafka():
+            from exporter.sinks.kafka import KafkaTopic
+
+            return KafkaTopic(config)
+        case sink_config.ClickHouse():
+            from exporter.sinks.clickhouse import ClickHouseTable
+
+            return ClickHouseTable(config)
 
 
 def open_sinks(config: Mapping[str, sink_config.Sink]) -> dict[str, Sink]:

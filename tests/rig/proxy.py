@@ -13,6 +13,7 @@
         proxy.forward()                  # all of that is over; what a black hole held passes now
         proxy.connections, proxy.open, proxy.to_server, proxy.to_client, proxy.cuts
         proxy.target = ("127.0.0.1", 9093)   # for connections from now on
+    Proxy(..., tls=context)              # ends TLS: clients speak it with the proxy, the target does not
 
 A method returns when what it asks for is in force. Bytes are counted when they pass. deaf() fills the
 listener's queue, in which Linux then drops SYNs: connect() hangs as it does towards a host without power.
@@ -23,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Coroutine
@@ -38,8 +40,9 @@ Pair = tuple[asyncio.StreamWriter, asyncio.StreamWriter]
 class Proxy:
     """Owns a thread, a listener and the connections of both sides."""
 
-    def __init__(self, target: tuple[str, int], port: int = 0) -> None:
+    def __init__(self, target: tuple[str, int], port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.target = target
+        self.tls = tls
         self.connections = self.cuts = 0
         self.to_server = self.to_client = 0
         self._wanted_port = port
@@ -143,6 +146,7 @@ class Proxy:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # transports close their sockets in a later turn of the loop
 
     def _listen(self, queue: int) -> None:
         self._listener = socket.socket()
@@ -185,7 +189,16 @@ class Proxy:
         except asyncio.CancelledError:
             client.close()
             raise
-        client_reader, writer = await asyncio.open_connection(sock=client)
+        try:
+            client_reader, writer = await self._accepted(client)
+        except OSError:  # ssl.SSLError is one
+            server.transport.abort()
+            client.close()
+            return
+        except asyncio.CancelledError:
+            server.transport.abort()
+            client.close()
+            raise
         pair = (writer, server)
         self._pairs.add(pair)
         try:
@@ -202,6 +215,12 @@ class Proxy:
             for end in pair:
                 with contextlib.suppress(OSError):
                     await end.wait_closed()
+
+    async def _accepted(self, client: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader = asyncio.StreamReader(loop=self._loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
+        transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, client, ssl=self.tls)
+        return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
 
     async def _pump(
         self, reader: asyncio.StreamReader, to: asyncio.StreamWriter, way: Way, pair: Pair
@@ -224,7 +243,7 @@ class Proxy:
             await to.drain()
         if pair in self._pairs:
             with contextlib.suppress(OSError):
-                to.write_eof()
+                to.write_eof() if to.can_write_eof() else to.close()
 
     def _reset(self, pair: Pair) -> None:
         if pair not in self._pairs:
@@ -232,6 +251,6 @@ class Proxy:
         self._pairs.discard(pair)
         self.cuts += 1
         for end in pair:
-            with contextlib.suppress(OSError):
+            if not end.is_closing():  # a closed transport with TLS has nothing to abort
                 end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            end.transport.abort()
+                end.transport.abort()
