@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -21,19 +21,15 @@ from exporter.ring import STRIDE, Batch, Ring
 from exporter.sinks import config as sink_config
 from exporter.spool import columns, durable, ledger, recovery, segment
 from exporter.spool.ledger import Row
-from exporter.spool.mark import Mark, Marks
+from exporter.spool.mark import Marks
 from exporter.spool.recovery import NamesFile
 from exporter.spool.segment import MINUTE, BatchKey, RingId, Segment
+from exporter.spool.stock import Stock
 
-BLOCK = 4096  # what a small file takes of most disks
 BATCH_RECORDS = 1 << 15  # a batch is in memory, once for each sink
 GRACE = 2 * 10**9  # ns after a minute's end for names that come late
 (NOBODY,) = sink_config.RESERVED
 """The sink of a spool that has none: it takes nothing, and counts what the bounds drop."""
-
-
-def _room(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
 
 
 class Spool:
@@ -50,24 +46,15 @@ class Spool:
         self._doomed: list[str] = []
         recovery.prepare(self.directory)
         found = recovery.recover(self.directory)
-        self._names = found.names
-        self._spoilt = found.spoilt
-        self._batches: dict[BatchKey, list[Segment]] = {}
-        for item in [s for group in found.segments.values() for s in group]:
-            if item.ring_id == self.ring_id and item.end > ring.producer:
-                structlog.get_logger().error("spool: ahead of the ring, set aside", file=item.name)
-                recovery.set_aside(self.directory, item.name, nobodys=True)
-            else:
-                self._batches.setdefault(item.key, []).append(item)
-        self._bytes = sum(_room(s.size) for s in self._segments() if s not in self._spoilt)
-        self._bytes += sum(_room(names.size) for names in self._names.values())
-        self.totals = {item.ring_id: item.total for item in self._segments()}
+        self._stock = Stock(self._own(found, ring), found.names, found.spoilt)
+        self.totals = {item.ring_id: item.total for item in self._stock.segments()}
         # The batch that may grow. After a start always a new one: what was closed must not.
         self._open: Segment | None = None
         self._marks = Marks(self.directory, found.marks)
         self._marks_wait = False
-        self._set_marks(ring)
-        end = max((s.end for s in self._segments() if s.ring_id == self.ring_id), default=0)
+        self._marks.align(self.sinks, self.ring_id, ring, self._stock.segments())
+        self._save()
+        end = max((s.end for s in self._stock.segments() if s.ring_id == self.ring_id), default=0)
         for item in found.truncated:
             self.damaged(item, "its length is another")
         own = [m for m in self._marks.all() if m.ring_id == self.ring_id]
@@ -75,28 +62,16 @@ class Spool:
         ring.resume(max(end, *(m.position for m in own)))
         self.collect()
 
-    def _segments(self) -> Iterator[Segment]:
-        return (s for group in self._batches.values() for s in group)
-
-    def _set_marks(self, ring: Ring) -> None:
-        """One for each sink in each ring; a new sink begins with the oldest that is left."""
-        consumer = ring.consumer
-        oldest: dict[RingId, Segment] = {}
-        for item in self._segments():
-            oldest.setdefault(item.ring_id, item)
-        for old in self._marks.all():
-            gone = old.position > ring.producer if old.ring_id == self.ring_id else old.ring_id not in oldest
-            if gone or old.sink not in self.sinks:
-                self._marks.forget(old)
-        known = {(m.sink, m.ring_id) for m in self._marks.all()}
-        total = max([0, *(m.settled for m in self._marks.all() if m.ring_id == self.ring_id)])
-        for sink in self.sinks:
-            for ring_id in {*oldest, self.ring_id}:
-                if (sink, ring_id) not in known:
-                    first = oldest.get(ring_id)
-                    position, before = (first.begin, first.before) if first else (consumer, total)
-                    self._marks.put(Mark(sink, ring_id, position, before))
-        self._save()
+    def _own(self, found: recovery.Contents, ring: Ring) -> list[Segment]:
+        """What was found, but for what cannot be of this ring; that is set aside."""
+        kept = []
+        for item in [s for group in found.segments.values() for s in group]:
+            if item.ring_id == self.ring_id and item.end > ring.producer:
+                structlog.get_logger().error("spool: ahead of the ring, set aside", file=item.name)
+                recovery.set_aside(self.directory, item.name, nobodys=True)
+            else:
+                kept.append(item)
+        return kept
 
     # The writer's thread.
 
@@ -118,8 +93,7 @@ class Spool:
         made = segment.sized(made, data)
         durable.put(self.directory, made.name, memoryview(data))
         with self._changed:
-            self._batches.setdefault(made.key, []).append(made)
-            self._bytes += _room(made.size)
+            self._stock.add(made)
             self.totals[self.ring_id] = made.total
         self._open = self._unsynced = made
         durable.sync_directory(self.directory)
@@ -141,7 +115,7 @@ class Spool:
         if last is None:
             return made
         made = dataclasses.replace(made, at=max(at, last.at))
-        already = sum(s.records for s in self._batches.get(last.key, ()))
+        already = sum(s.records for s in self._stock.batches.get(last.key, ()))
         if last.minute != made.minute or already + count > BATCH_RECORDS:
             return made
         return dataclasses.replace(made, batch=last.batch)
@@ -154,21 +128,21 @@ class Spool:
         now: boottime ns. OSError: the rest is left to the next call.
         """
         minutes = {(now + offset) // MINUTE, (now + offset - GRACE) // MINUTE}
-        for key, group in [*self._batches.items()]:
+        for key, group in [*self._stock.batches.items()]:
             grows = self._open is not None and key == self._open.key
-            if key in self._names or (grows and not everything and group[0].minute in minutes):
+            if key in self._stock.names or (grows and not everything and group[0].minute in minutes):
                 continue
             if grows:
                 self._open = None
             owners: set[int] = set()
-            for item in [s for s in group if s not in self._spoilt]:
+            for item in [s for s in group if s not in self._stock.spoilt]:
                 try:
                     owners.update(segment.owners(self.directory, item))
                 except segment.DamagedError as error:
                     self.damaged(item, str(error))
                 except FileNotFoundError:
                     self.damaged(item, "it is gone")
-            if key in self._batches:
+            if key in self._stock.batches:
                 self._put_names(key, {owner: label_of(owner) for owner in owners if owner})
 
     def _put_names(self, key: BatchKey, labels: dict[int, Label]) -> None:
@@ -177,13 +151,12 @@ class Spool:
         durable.put(self.directory, names.name, data)
         durable.sync_directory(self.directory)
         with self._changed:
-            self._names[key] = names
-            self._bytes += _room(names.size)
+            self._stock.name(names)
             self._changed.notify_all()
 
     def enforce(self) -> None:
         """Drop the oldest until the bounds hold again."""
-        while self._bytes > self._settings.max_bytes and self.drop_oldest("max_bytes"):
+        while self._stock.bytes > self._settings.max_bytes and self.drop_oldest("max_bytes"):
             pass
         disk = os.statvfs(self.directory)
         missing = self._settings.min_free_bytes - disk.f_bavail * disk.f_frsize
@@ -196,13 +169,13 @@ class Spool:
     def drop_oldest(self, reason: str) -> int:
         """Drop one segment; the bytes that this gives back, 0 if there is none to drop."""
         with self._changed:
-            oldest = next((s for s in self._segments() if s != self._unsynced), None)
+            oldest = next((s for s in self._stock.segments() if s != self._unsynced), None)
             if oldest is None:
                 return 0
-            before = self._bytes
+            before = self._stock.bytes
             self._pass(self.sinks, [oldest], reason)
             self._doom([oldest])
-            freed = before - self._bytes
+            freed = before - self._stock.bytes
         self._unlink()
         return freed
 
@@ -215,16 +188,16 @@ class Spool:
             return self._waiting(sink)
 
     def _waiting(self, sink: str) -> tuple[BatchKey, list[Segment]] | None:
-        for key, group in self._batches.items():
+        for key, group in self._stock.batches.items():
             position = self._marks.get(sink, key.ring_id).position
-            if key in self._names and group[-1].end > position:
+            if key in self._stock.names and group[-1].end > position:
                 return key, [s for s in group if s.end > position]
         return None
 
     def labels(self, key: BatchKey) -> dict[int, Label] | None:
         """The names joined to a batch; None if they are spoilt: the writer then joins them anew."""
         with self._changed:
-            names = self._names.get(key)
+            names = self._stock.names.get(key)
         if names is None:
             return None
         try:
@@ -236,8 +209,7 @@ class Spool:
             pass
         structlog.get_logger().error("spool: names lost", file=names.name)
         with self._changed:
-            if self._names.pop(key, None) is not None:
-                self._bytes -= _room(names.size)
+            self._stock.unname(key)
         recovery.set_aside(self.directory, names.name)
         return None
 
@@ -250,7 +222,7 @@ class Spool:
     def spoilt(self, item: Segment) -> bool:
         """Whether a segment's file has been set aside."""
         with self._changed:
-            return item in self._spoilt
+            return item in self._stock.spoilt
 
     def settled(self, sink: str, item: Segment) -> bool:
         """Whether a segment lies behind a sink's mark: it may have been dropped meanwhile."""
@@ -260,10 +232,8 @@ class Spool:
     def damaged(self, item: Segment, why: str) -> None:
         """Set a spoilt segment's file aside. It keeps its place: sinks count it when they come past."""
         with self._changed:
-            if item in self._spoilt or item not in self._batches.get(item.key, ()):
+            if not self._stock.spoil(item):
                 return
-            self._spoilt.add(item)
-            self._bytes -= _room(item.size)
         structlog.get_logger().error("spool: set aside", file=item.name, records=item.records, error=why)
         recovery.set_aside(self.directory, item.name)
 
@@ -273,7 +243,7 @@ class Spool:
         """Remove what every sink has settled, and do what could not be done before."""
         with self._changed:
             done = []
-            for group in self._batches.values():
+            for group in self._stock.batches.values():
                 position = min(self._marks.get(sink, group[0].ring_id).position for sink in self.sinks)
                 if group[0].end > position:
                     continue
@@ -285,11 +255,11 @@ class Spool:
     def ledger(self) -> list[Row]:
         """Where every record is, for each sink."""
         with self._changed:
-            return ledger.rows(self._marks.all(), [*self._segments()], self._spoilt, self.totals)
+            return ledger.rows(self._marks.all(), [*self._stock.segments()], self._stock.spoilt, self.totals)
 
     def _pass(self, sinks: Iterable[str], items: Iterable[Segment], outcome: str) -> None:
         for item in items:
-            how = "damaged" if item in self._spoilt else outcome
+            how = "damaged" if item in self._stock.spoilt else outcome
             for sink in sinks:
                 self._marks.put(self._marks.get(sink, item.ring_id).passed(item, how))
         self._save()
@@ -308,22 +278,7 @@ class Spool:
 
     def _doom(self, items: Iterable[Segment]) -> None:
         for item in items:
-            self._take_out(item)
-            self._doomed.append(item.name)
-
-    def _take_out(self, item: Segment) -> None:
-        group = self._batches[item.key]
-        group.remove(item)
-        if item in self._spoilt:
-            self._spoilt.remove(item)
-        else:
-            self._bytes -= _room(item.size)
-        if not group:
-            del self._batches[item.key]
-            names = self._names.pop(item.key, None)
-            if names is not None:
-                self._bytes -= _room(names.size)
-                self._doomed.append(names.name)
+            self._doomed += self._stock.take_out(item)
 
     def _unlink(self) -> None:
         """Remove the files that are no longer ours; those that stay (a read-only disk) another time."""

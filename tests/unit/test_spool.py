@@ -510,4 +510,4 @@ def test_large_spool_starts_and_hands_out_quickly(settings: Settings, ring: Ring
     close(spool)
     assert spool.next_batch("a", 0)
     assert time.monotonic() - began < 20
-    assert np.all([s.records == 1 for s in spool._segments()])
+    assert np.all([s.records == 1 for s in spool._stock.segments()])
