@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The spool: records on disk between the ring and the sinks, bounded, the oldest dropped first.
 
+What every sink has settled stays for `keep_seconds`, for people to read, and is the first to make room: it
+lies behind the marks, so the ledger does not know it any more.
+
 One thread writes (append, close_batches, enforce), each sink's thread reads (next_batch, settle). The
 files' names are the state; what is in memory here can be had again from them at any moment.
 """
@@ -8,8 +11,10 @@ files' names are the state; what is in memory here can be had again from them at
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
@@ -17,11 +22,12 @@ import structlog
 from exporter import label
 from exporter.config import Spool as Settings
 from exporter.label import Label
+from exporter.records import boot_to_wall
 from exporter.ring import STRIDE, Batch, Ring
 from exporter.sinks import config as sink_config
 from exporter.spool import columns, durable, ledger, recovery, segment
 from exporter.spool.ledger import Row
-from exporter.spool.mark import Marks
+from exporter.spool.mark import DELIVERED, Marks
 from exporter.spool.recovery import NamesFile
 from exporter.spool.segment import MINUTE, BatchKey, RingId, Segment
 from exporter.spool.stock import Stock
@@ -29,7 +35,8 @@ from exporter.spool.stock import Stock
 BATCH_RECORDS = 1 << 15  # a batch is in memory, once for each sink
 GRACE = 2 * 10**9  # ns after a minute's end for names that come late
 (NOBODY,) = sink_config.RESERVED
-"""The sink of a spool that has none: it takes nothing, and counts what the bounds drop."""
+"""The sink of a spool that has none: what was there to read for keep_seconds counts as delivered to it, and
+what the bounds take before that as dropped."""
 
 
 class Spool:
@@ -155,7 +162,7 @@ class Spool:
             self._changed.notify_all()
 
     def enforce(self) -> None:
-        """Drop the oldest until the bounds hold again."""
+        """Make room by the oldest until the bounds hold again."""
         while self._stock.bytes > self._settings.max_bytes and self.drop_oldest("max_bytes"):
             pass
         disk = os.statvfs(self.directory)
@@ -167,7 +174,11 @@ class Spool:
             missing -= freed
 
     def drop_oldest(self, reason: str) -> int:
-        """Drop one segment; the bytes that this gives back, 0 if there is none to drop."""
+        """Remove one segment; the bytes that this gives back, 0 if there is none.
+
+        If it was only kept for people to read, nothing is lost; else its records are dropped for `reason`.
+        What sinks have settled lies before what they have not, so that goes first.
+        """
         with self._changed:
             oldest = next((s for s in self._stock.segments() if s != self._unsynced), None)
             if oldest is None:
@@ -240,17 +251,29 @@ class Spool:
     # Both.
 
     def collect(self) -> None:
-        """Remove what every sink has settled, and do what could not be done before."""
+        """Remove what every sink has settled and had its time, and do what could not be done before."""
         with self._changed:
-            done = []
+            if self.sinks == (NOBODY,) and self._settings.keep_seconds:
+                for _, items in itertools.groupby(self._stock.segments(), lambda s: s.ring_id):
+                    self._pass(self.sinks, [*itertools.takewhile(self._over, items)], DELIVERED)
+            done: list[Segment] = []
             for group in self._stock.batches.values():
                 position = min(self._marks.get(sink, group[0].ring_id).position for sink in self.sinks)
-                if group[0].end > position:
-                    continue
-                done += [s for s in group if s.end <= position and s != self._unsynced]
+                if group[0].end <= position and self._over(group[0]):
+                    done += [s for s in group if s.end <= position and self._over(s)]
             self._doom(done)
             self._save()
         self._unlink()
+
+    def _over(self, item: Segment) -> bool:
+        """Whether it need not be kept any longer for people to read. Of another boot only UTC is known."""
+        if item == self._unsynced:
+            return False
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        age = now - item.at
+        if item.ring_id.boot != self.ring_id.boot:
+            age += boot_to_wall() - item.offset
+        return not self._settings.keep_seconds or age >= self._settings.keep_seconds * 10**9
 
     def ledger(self) -> list[Row]:
         """Where every record is, for each sink."""
@@ -258,6 +281,7 @@ class Spool:
             return ledger.rows(self._marks.all(), [*self._stock.segments()], self._stock.spoilt, self.totals)
 
     def _pass(self, sinks: Iterable[str], items: Iterable[Segment], outcome: str) -> None:
+        """A segment that lies behind a sink's mark leaves that mark as it is."""
         for item in items:
             how = "damaged" if item in self._stock.spoilt else outcome
             for sink in sinks:
