@@ -30,6 +30,10 @@ FLOW_ADOPTED = 1
 FLOW_ACTIVATED = 2
 FLOW_RESOLVED = 4
 FLOW_ATTR_AT_CLOSE = 8
+FLOW_ATTR_AT_INTERIM = 16
+
+LIFE_CLOSED = 1
+LIFE_SECOND = 2
 
 # Names by code, as records and dumps print them; index 0 is "nothing".
 OWNER_SPECIALS = ("none", "unclaimed", "translator", "contested", "host_slot")
@@ -87,8 +91,11 @@ COUNTERS = (
     "consumed",
     "opened",
     "unborn",
+    "interim",
+    "lost_interim",
+    "ownership",
 )
-COUNTER_SLOTS = 16
+COUNTER_SLOTS = 32
 
 
 class Layout:
@@ -204,13 +211,23 @@ STATE = Layout(
 HASH, ARRAY, PERCPU_ARRAY, LPM_TRIE, SK_STORAGE, RINGBUF = 1, 2, 6, 11, 24, 27
 INT = Layout("int", ("key", "i"))
 INDEX = Layout("__u32", ("index", "I"))
+TRAFFIC = Layout(
+    "ft_traffic",
+    ("time", "Q"),
+    ("bytes_sent", "Q"),
+    ("bytes_received", "Q"),
+    ("segments_sent", "I"),
+    ("segments_received", "I"),
+    ("segments_retransmitted", "I"),
+    ("pad", "4x"),
+)
 FLOW = Layout(
     "ft_flow",
     ("time_open", "Q"),
     ("owner", "Q"),
     ("published", "Q"),
     ("published_since", "Q"),
-    ("closed", "I"),
+    ("state", "I"),
     ("generation", "I"),
     ("connect_us", "I"),
     ("pid", "I"),
@@ -221,6 +238,7 @@ FLOW = Layout(
     ("published_rule", "B"),
     ("pad", "3x"),
     ("comm", "16s"),
+    ("reported", f"{2 * TRAFFIC.size}s"),
 )
 MAPS: dict[str, tuple[int, Layout | None, Layout | None]] = {
     "ft_workload": (HASH, ID, WORKLOAD),

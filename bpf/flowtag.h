@@ -115,10 +115,18 @@ enum ft_reason {
 };
 
 enum ft_flow_flag {
-	FT_FLOW_ADOPTED = 1,	   /* open before we looked: its open time is unknowable */
-	FT_FLOW_ACTIVATED = 2,	   /* accepted from a listener made for somebody else */
-	FT_FLOW_RESOLVED = 4,	   /* the owner was looked up, with or without success */
-	FT_FLOW_ATTR_AT_CLOSE = 8, /* ... and that was at close */
+	FT_FLOW_ADOPTED = 1,	      /* open before we looked: its open time is unknowable */
+	FT_FLOW_ACTIVATED = 2,	      /* accepted from a listener made for somebody else */
+	FT_FLOW_RESOLVED = 4,	      /* the owner was looked up, with or without success */
+	FT_FLOW_ATTR_AT_CLOSE = 8,    /* ... and that was at close */
+	FT_FLOW_ATTR_AT_INTERIM = 16, /* ... and that was when an interim record was made */
+};
+
+/* Bits of ft_flow.state. */
+enum ft_life {
+	FT_LIFE_CLOSED = 1, /* set once, by whichever program reports the close */
+	FT_LIFE_SECOND =
+		2, /* reported[1] holds what the records so far have told, else reported[0] */
 };
 
 /* Index into ft_count. */
@@ -138,7 +146,11 @@ enum ft_counter {
 	FT_COUNT_CONSUMED = 12,	   /* publications taken from ft_socket or ft_port */
 	FT_COUNT_OPENED = 13,	   /* flows begun: connects, accepts, adopted sockets */
 	FT_COUNT_UNBORN = 14,	   /* accepted sockets that nobody ever had: not reported */
-	FT_COUNT_MAX = 16,
+	FT_COUNT_INTERIM = 15,	   /* interim records submitted to the ring */
+	FT_COUNT_LOST_INTERIM =
+		16,		 /* not made for want of room: the flow's next record contains it */
+	FT_COUNT_OWNERSHIP = 17, /* ownership heartbeats submitted to the ring */
+	FT_COUNT_MAX = 32,
 };
 
 /* A claim on a key. Times are CLOCK_BOOTTIME ns; until 0 means alive. */
@@ -199,13 +211,24 @@ struct ft_workload {
 	char host[256];
 };
 
+/* What a flow has carried up to a moment. */
+struct ft_traffic {
+	__u64 time; /* CLOCK_BOOTTIME ns; 0: no record was made yet */
+	__u64 bytes_sent;
+	__u64 bytes_received;
+	__u32 segments_sent;
+	__u32 segments_received;
+	__u32 segments_retransmitted;
+	__u32 pad;
+};
+
 /* ft_flow: what a socket remembers from its opening until its close. */
 struct ft_flow {
 	__u64 time_open;
 	__u64 owner;
 	__u64 published; /* workload that a translator published for this socket, kept with it */
 	__u64 published_since; /* when: a claim, so under the time test */
-	__u32 closed;	       /* set once, atomically, by whichever program reports the close */
+	__u32 state;	       /* enum ft_life; changed atomically only */
 	__u32 generation;
 	__u32 connect_us;
 	__u32 pid;
@@ -216,6 +239,7 @@ struct ft_flow {
 	__u8 published_rule;
 	__u8 pad[3];
 	char comm[FT_COMM_LEN];
+	struct ft_traffic reported[2];
 };
 
 /* One record of ft_events. Its size is a multiple of 8 and the same for every kind. */
@@ -295,7 +319,8 @@ _Static_assert(sizeof(struct ft_netns) == 40, "ft_netns");
 _Static_assert(sizeof(struct ft_port_key) == 32, "ft_port_key");
 _Static_assert(sizeof(struct ft_addr_key) == 24, "ft_addr_key");
 _Static_assert(sizeof(struct ft_workload) == 1240, "ft_workload");
-_Static_assert(sizeof(struct ft_flow) == 72, "ft_flow");
+_Static_assert(sizeof(struct ft_traffic) == 40, "ft_traffic");
+_Static_assert(sizeof(struct ft_flow) == 152, "ft_flow");
 _Static_assert(sizeof(struct ft_event) == 168, "ft_event");
 _Static_assert(sizeof(struct ft_event) % 8 == 0, "records of one size keep the ring an array");
 _Static_assert(sizeof(struct ft_root) == 40, "ft_root");

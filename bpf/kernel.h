@@ -97,9 +97,12 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 };
 
+struct socket;
+
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
+	struct socket *sk_socket;
 	int sk_err;
 	struct sock_cgroup_data sk_cgrp_data;
 };

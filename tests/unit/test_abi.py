@@ -48,6 +48,7 @@ CONSTANTS = {
     "ft_owner_special": ("FT_OWNER_", "OWNER_"),
     "ft_owner_flag": ("FT_OWNER_", "FLAG_"),
     "ft_flow_flag": ("FT_FLOW_", "FLOW_"),
+    "ft_life": ("FT_LIFE_", "LIFE_"),
 }
 
 Field = tuple[str, int, str]  # name, offset, the struct format that reads it

@@ -13,7 +13,17 @@ from bpf import abi
 from exporter.maps_dump import PURPOSES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/maps.md").read_text(encoding="utf-8")
-LAYOUTS = [abi.OWNER, abi.GAP, abi.NETNS, abi.PORT_KEY, abi.ADDR_KEY, abi.WORKLOAD, abi.FLOW, abi.EVENT]
+LAYOUTS = [
+    abi.OWNER,
+    abi.GAP,
+    abi.NETNS,
+    abi.PORT_KEY,
+    abi.ADDR_KEY,
+    abi.WORKLOAD,
+    abi.FLOW,
+    abi.TRAFFIC,
+    abi.EVENT,
+]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: str(layout.name))
