@@ -25,10 +25,10 @@ from exporter.label import Label
 from exporter.records import boot_to_wall
 from exporter.ring import STRIDE, Batch, Ring
 from exporter.sinks import config as sink_config
-from exporter.spool import columns, durable, ledger, recovery, segment
+from exporter.spool import columns, durable, ledger, names, recovery, segment
 from exporter.spool.ledger import Row
 from exporter.spool.mark import DELIVERED, Marks
-from exporter.spool.recovery import NamesFile
+from exporter.spool.names import NamesFile
 from exporter.spool.segment import MINUTE, BatchKey, RingId, Segment
 from exporter.spool.stock import Stock
 
@@ -154,11 +154,11 @@ class Spool:
 
     def _put_names(self, key: BatchKey, labels: dict[int, Label]) -> None:
         data = label.pack(labels)
-        names = NamesFile(key, len(data), segment.checksum(data))
-        durable.put(self.directory, names.name, data)
+        file = NamesFile(key, len(data), segment.checksum(data))
+        durable.put(self.directory, file.name, data)
         durable.sync_directory(self.directory)
         with self._changed:
-            self._stock.name(names)
+            self._stock.name(file)
             self._changed.notify_all()
 
     def enforce(self) -> None:
@@ -208,20 +208,16 @@ class Spool:
     def labels(self, key: BatchKey) -> dict[int, Label] | None:
         """The names joined to a batch; None if they are spoilt: the writer then joins them anew."""
         with self._changed:
-            names = self._stock.names.get(key)
-        if names is None:
+            file = self._stock.names.get(key)
+        if file is None:
             return None
-        try:
-            with open(os.path.join(self.directory, names.name), "rb") as file:
-                data = file.read(names.size + 1)
-            if len(data) == names.size and segment.checksum(data) == names.crc:
-                return label.unpack(data)
-        except FileNotFoundError:
-            pass
-        structlog.get_logger().error("spool: names lost", file=names.name)
+        joined = names.read(self.directory, file)
+        if joined is not None:
+            return joined
+        structlog.get_logger().error("spool: names lost", file=file.name)
         with self._changed:
             self._stock.unname(key)
-        recovery.set_aside(self.directory, names.name)
+        recovery.set_aside(self.directory, file.name)
         return None
 
     def settle(self, sink: str, items: Iterable[Segment], outcome: str) -> None:

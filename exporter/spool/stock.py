@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from exporter.spool.recovery import NamesFile
+from exporter.spool.names import NamesFile
 from exporter.spool.segment import BatchKey, Segment
 
 BLOCK = 4096  # what a small file takes of most disks
