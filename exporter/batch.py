@@ -49,8 +49,15 @@ class Batch:
         host = "".join(c if c.isascii() and (c.isalnum() or c in ".-_") else "_" for c in self.origin.host_id)
         return f"{host}_{self.origin.boot_id}_{self.origin.ring}_{self.number}"
 
+    def chosen(self, rows: NDArray[np.bool_]) -> Batch:
+        """The records for which `rows` is true, under the same key; itself if that is all of them."""
+        return self if rows.all() else self._of(rows)
+
     def part(self, rows: slice) -> Batch:
         """Some of its records, under the same key."""
+        return self._of(rows)
+
+    def _of(self, rows: slice | NDArray[np.bool_]) -> Batch:
         return Batch(
             self.origin,
             self.number,

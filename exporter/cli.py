@@ -9,10 +9,13 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
+from bpf import abi
 from exporter.config import Config
 from exporter.config_file import load
+from exporter.flows import query
 
 _TRANSLATE = (
     "socket:COOKIE | port:ADDRESS:PORT | block:ADDRESS:FIRST-LAST | netns:COOKIE|PATH | cgroup:ID|PATH"
@@ -65,6 +68,58 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     check.add_argument("--print-config", action="store_true", help="print the configuration that is in force")
     check.set_defaults(run=_check)
 
+    _add_flows(subparsers, config)
+
+
+def _add_flows(subparsers: argparse._SubParsersAction[Any], config: argparse.ArgumentParser) -> None:
+    flows = subparsers.add_parser(
+        "flows",
+        parents=[config],
+        help="the records of the spool and of the ring, readable",
+        description="Filters may be repeated: one value of each option is enough; all options must hold.",
+    )
+    flows.add_argument("--follow", action="store_true", help="go on with records as they come")
+    flows.add_argument("--output", choices=("table", "json"), default="table")
+    several: dict[str, Any] = {"action": "append", "default": []}
+    glob = "of workload, app, container, pod, namespace or container id"
+    flows.add_argument("--workload", metavar="GLOB", help=glob, **several)
+    flows.add_argument("--peer-workload", metavar="GLOB", help="the same of the other end", **several)
+    flows.add_argument(
+        "--address",
+        metavar="ADDRESS|CIDR",
+        type=_word(query.network),
+        help="of either end",
+        **several,
+    )
+    flows.add_argument("--port", metavar="N", type=_word(query.port), help="of either end", **several)
+    flows.add_argument("--kind", choices=query.KINDS, **several)
+    flows.add_argument("--role", choices=abi.ROLES, **several)
+    flows.add_argument("--end", choices=abi.ENDS, help="why the flow ended", **several)
+    flows.add_argument(
+        "--unattributed",
+        choices=query.REASONS,
+        nargs="?",
+        const=query.ANY,
+        help="nobody's, for this reason or for any",
+        **several,
+    )
+    flows.add_argument("--since", metavar="TIME", type=_word(query.moment), help="10m, 2h, or RFC 3339")
+    flows.add_argument("--until", metavar="TIME", type=_word(query.moment))
+    flows.add_argument("--limit", metavar="N", type=_word(query.limit), help="the newest N of them")
+    flows.set_defaults(run=_flows)
+
+
+def _word(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser's ValueError as argparse says it, whole."""
+
+    def checked(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
+
 
 def _seconds(text: str) -> float:
     try:
@@ -84,6 +139,25 @@ def _run(args: argparse.Namespace) -> int:
     from exporter import daemon
 
     return daemon.run(_config(args), args.output, args.seconds)
+
+
+def _flows(args: argparse.Namespace) -> int:
+    from exporter.flows import command
+
+    asked = query.Query(
+        workloads=tuple(args.workload),
+        peer_workloads=tuple(args.peer_workload),
+        networks=tuple(args.address),
+        ports=tuple(args.port),
+        kinds=tuple(args.kind),
+        roles=tuple(args.role),
+        ends=tuple(args.end),
+        unattributed=tuple(args.unattributed),
+        since=args.since,
+        until=args.until,
+        limit=args.limit,
+    )
+    return command.run(_config(args), asked, args.output, follow=args.follow)
 
 
 def _maps_create(args: argparse.Namespace) -> int:

@@ -155,17 +155,19 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Spool:
-    """[spool] records on disk until every sink has them: docs/spool.md.
+    """[spool] records on disk until every sink has them, and as long as people may read them: docs/spool.md.
 
     enabled: false, and no sink configured, leaves `--output` the only way out. max_bytes: of the
     directory's files; min_free_bytes: what its file system must have left. Beyond either the oldest
-    records are dropped, and counted. stop_seconds: how long sinks may take at the end.
+    records are dropped, and counted. keep_seconds: how long what every sink has stays there for `flowtag
+    flows`, room permitting; 0: not at all. stop_seconds: how long sinks may take at the end.
     """
 
     enabled: bool = False
     directory: str = "/var/lib/flowtag/spool"
     max_bytes: int = 1 << 30
     min_free_bytes: int = 256 << 20
+    keep_seconds: int = 3600
     stop_seconds: int = 5
 
     def __post_init__(self) -> None:
@@ -175,6 +177,8 @@ class Spool:
             raise FlowtagError(f"spool.max_bytes is {self.max_bytes}", "use 1048576 or more")
         if self.min_free_bytes < 0:
             raise FlowtagError(f"spool.min_free_bytes is {self.min_free_bytes}", "use 0 or more")
+        if not 0 <= self.keep_seconds <= 86_400:
+            raise FlowtagError(f"spool.keep_seconds is {self.keep_seconds}", "use 0 to 86400")
         if not 0 <= self.stop_seconds <= 60:
             raise FlowtagError(f"spool.stop_seconds is {self.stop_seconds}", "use 0 to 60")
 

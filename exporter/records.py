@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpf import abi
+from exporter import printable
 from exporter.batch import Batch, Origin
 from exporter.describe import Describer
 from exporter.label import NOBODY, Label, as_dict, label
@@ -55,7 +56,7 @@ def _each(values: NDArray[Any], text: Callable[[Any], str]) -> list[str]:
     return [made[i] for i in index.tolist()]
 
 
-def _plain(codes: NDArray[Any], names: tuple[str, ...]) -> list[str]:
+def plain(codes: NDArray[Any], names: tuple[str, ...]) -> list[str]:
     """Names by code; a code that only a newer version knows is `?`."""
     return [names[c] if c < len(names) else "?" for c in codes.tolist()]
 
@@ -214,7 +215,7 @@ def json_lines(batch: Batch) -> str:
                 column[row] = NULL
     template = ",".join(f'"{name}":%s' if name else "%s" for name in columns)
     form = f"{{{template}}}\n"
-    return "".join([form % row for row in zip(*columns.values(), strict=True)])
+    return printable.json_text("".join([form % row for row in zip(*columns.values(), strict=True)]))
 
 
 TABLE = "%-24s %-32s %-6s %-44s %-44s %10s %10s %-12s %s\n"
@@ -231,7 +232,8 @@ HEADER = TABLE % (
 )
 
 
-def _endpoints(r: Columns, end: str) -> list[str]:
+def endpoints(r: Columns, end: str) -> list[str]:
+    """ADDRESS:PORT or [ADDRESS]:PORT of each record; end is local or peer."""
     texts = addresses(r[f"{end}_address"])
     return [
         f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
@@ -245,16 +247,16 @@ def table(batch: Batch) -> str:
     if not len(r):
         return ""
     closed = r["kind"] == abi.EVENT_CLOSE
-    rule = np.where(r["reason"] == 0, _plain(r["rule"], abi.RULES), _plain(r["reason"], abi.REASONS))
+    rule = np.where(r["reason"] == 0, plain(r["rule"], abi.RULES), plain(r["reason"], abi.REASONS))
     columns = (
         [text[:23] + "Z" for text in times(r["time_end"], batch.offset)],
-        _labelled(r["owner"], batch.labels, lambda label: label.workload or "-"),
-        _plain(r["role"], abi.ROLES),
-        _endpoints(r, "local"),
-        _endpoints(r, "peer"),
+        _labelled(r["owner"], batch.labels, lambda label: printable.text(label.workload or "-")),
+        plain(r["role"], abi.ROLES),
+        endpoints(r, "local"),
+        endpoints(r, "peer"),
         r["bytes_sent"].tolist(),
         r["bytes_received"].tolist(),
-        _plain(end_codes(r) + np.where(closed, 0, r["kind"]), (*abi.ENDS, *abi.EVENTS)),
+        plain(end_codes(r) + np.where(closed, 0, r["kind"]), (*abi.ENDS, *abi.EVENTS)),
         rule.tolist(),
     )
     return "".join([TABLE % row for row in zip(*columns, strict=True)])

@@ -12,8 +12,10 @@ import contextlib
 import dataclasses
 import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from exporter.ring import Ring
 from exporter.sinks import config as sink_config
 from exporter.spool import durable
 from exporter.spool.segment import RingId, Segment
@@ -92,6 +94,27 @@ class Marks:
 
     def all(self) -> list[Mark]:
         return list(self._marks.values())
+
+    def align(self, sinks: Sequence[str], own: RingId, ring: Ring, segments: Iterable[Segment]) -> None:
+        """One for each sink in each ring that has segments, and in our own; none else.
+
+        A new sink begins with the oldest that is left.
+        """
+        oldest: dict[RingId, Segment] = {}
+        for item in segments:
+            oldest.setdefault(item.ring_id, item)
+        for old in self.all():
+            gone = old.position > ring.producer if old.ring_id == own else old.ring_id not in oldest
+            if gone or old.sink not in sinks:
+                self.forget(old)
+        known = set(self._marks)
+        total = max([0, *(m.settled for m in self.all() if m.ring_id == own)])
+        for sink in sinks:
+            for ring_id in {*oldest, own}:
+                if (sink, ring_id) not in known:
+                    first = oldest.get(ring_id)
+                    position, before = (first.begin, first.before) if first else (ring.consumer, total)
+                    self.put(Mark(sink, ring_id, position, before))
 
     def put(self, mark: Mark) -> None:
         """In memory: save() writes it."""

@@ -10,33 +10,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 from dataclasses import dataclass, field
 
 import structlog
 
 from bpf.error import FlowtagError
 from exporter.ring import STRIDE
-from exporter.spool import columns, durable, mark, segment
+from exporter.spool import columns, durable, mark, names, segment
 from exporter.spool.mark import Mark
+from exporter.spool.names import NamesFile
 from exporter.spool.segment import BatchKey, RingId, Segment
 
 QUARANTINE = "quarantine"
 QUARANTINED_FILES = 16  # of a disk that spoils everything, these are enough to look at
-_NAMES = re.compile(r"([0-9a-f]{32})_(\d{1,20})_(\d{1,20})_(\d{1,20})_([0-9a-f]{8})\.names")
-
-
-@dataclass(frozen=True, slots=True)
-class NamesFile:
-    """The names that were joined to a batch, by its file's name; size and crc as of a segment."""
-
-    key: BatchKey
-    size: int
-    crc: int
-
-    @property
-    def name(self) -> str:
-        return "_".join(map(str, (*self.key.ring_id, self.key.number, self.size))) + f"_{self.crc:08x}.names"
 
 
 @dataclass(slots=True)
@@ -97,7 +83,7 @@ def recover(directory: str) -> Contents:
         if entry.is_dir(follow_symlinks=False):
             continue
         known = segment.parse(entry.name)
-        names = _parse_names(entry.name)
+        joined = names.parse(entry.name)
         marked = mark.parse(entry.name)
         size = entry.stat(follow_symlinks=False).st_size
         if entry.name.endswith(durable.TEMPORARY):
@@ -106,8 +92,8 @@ def recover(directory: str) -> Contents:
             segments.append(known)
             if size != known.size:
                 found.truncated.append(known)
-        elif names is not None and size == names.size and names.key not in found.names:
-            found.names[names.key] = names
+        elif joined is not None and size == joined.size and joined.key not in found.names:
+            found.names[joined.key] = joined
         elif marked is not None:
             _keep_mark(directory, found, marked)
         else:
@@ -119,14 +105,6 @@ def recover(directory: str) -> Contents:
     for key in [key for key in found.names if key not in keys]:
         _remove(os.path.join(directory, found.names.pop(key).name))
     return found
-
-
-def _parse_names(name: str) -> NamesFile | None:
-    match = _NAMES.fullmatch(name)
-    if match is None:
-        return None
-    key = BatchKey(RingId(match[1], int(match[2])), int(match[3]))
-    return NamesFile(key, int(match[4]), int(match[5], 16))
 
 
 def _remove(path: str) -> None:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The spool: records on disk between the ring and the sinks, bounded, the oldest dropped first.
 
+What every sink has settled stays for `keep_seconds`, for people to read, and is the first to make room: it
+lies behind the marks, so the ledger does not know it any more.
+
 One thread writes (append, close_batches, enforce), each sink's thread reads (next_batch, settle). The
 files' names are the state; what is in memory here can be had again from them at any moment.
 """
@@ -8,9 +11,11 @@ files' names are the state; what is in memory here can be had again from them at
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -18,23 +23,21 @@ import structlog
 from exporter import label
 from exporter.config import Spool as Settings
 from exporter.label import Label
+from exporter.records import boot_to_wall
 from exporter.ring import STRIDE, Batch, Ring
 from exporter.sinks import config as sink_config
-from exporter.spool import columns, durable, ledger, recovery, segment
+from exporter.spool import columns, durable, ledger, names, recovery, segment
 from exporter.spool.ledger import Row
-from exporter.spool.mark import Mark, Marks
-from exporter.spool.recovery import NamesFile
+from exporter.spool.mark import DELIVERED, Marks
+from exporter.spool.names import NamesFile
 from exporter.spool.segment import MINUTE, BatchKey, RingId, Segment
+from exporter.spool.stock import Stock
 
-BLOCK = 4096  # what a small file takes of most disks
 BATCH_RECORDS = 1 << 15  # a batch is in memory, once for each sink
 GRACE = 2 * 10**9  # ns after a minute's end for names that come late
 (NOBODY,) = sink_config.RESERVED
-"""The sink of a spool that has none: it takes nothing, and counts what the bounds drop."""
-
-
-def _room(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
+"""The sink of a spool that has none: what was there to read for keep_seconds counts as delivered to it, and
+what the bounds take before that as dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +66,15 @@ class Spool:
         self._doomed: list[str] = []
         recovery.prepare(self.directory)
         found = recovery.recover(self.directory)
-        self._names = found.names
-        self._spoilt = found.spoilt
-        self._batches: dict[BatchKey, list[Segment]] = {}
-        for item in [s for group in found.segments.values() for s in group]:
-            if item.ring_id == self.ring_id and item.end > ring.producer:
-                structlog.get_logger().error("spool: ahead of the ring, set aside", file=item.name)
-                recovery.set_aside(self.directory, item.name, nobodys=True)
-            else:
-                self._batches.setdefault(item.key, []).append(item)
-        self._bytes = sum(_room(s.size) for s in self._segments() if s not in self._spoilt)
-        self._bytes += sum(_room(names.size) for names in self._names.values())
-        self.totals = {item.ring_id: item.total for item in self._segments()}
+        self._stock = Stock(self._own(found, ring), found.names, found.spoilt)
+        self.totals = {item.ring_id: item.total for item in self._stock.segments()}
         # The batch that may grow. After a start always a new one: what was closed must not.
         self._open: Segment | None = None
         self._marks = Marks(self.directory, found.marks)
         self._marks_wait = False
-        self._set_marks(ring)
-        end = max((s.end for s in self._segments() if s.ring_id == self.ring_id), default=0)
+        self._marks.align(self.sinks, self.ring_id, ring, self._stock.segments())
+        self._save()
+        end = max((s.end for s in self._stock.segments() if s.ring_id == self.ring_id), default=0)
         for item in found.truncated:
             self.damaged(item, "its length is another")
         own = [m for m in self._marks.all() if m.ring_id == self.ring_id]
@@ -88,28 +82,16 @@ class Spool:
         ring.resume(max(end, *(m.position for m in own)))
         self.collect()
 
-    def _segments(self) -> Iterator[Segment]:
-        return (s for group in self._batches.values() for s in group)
-
-    def _set_marks(self, ring: Ring) -> None:
-        """One for each sink in each ring; a new sink begins with the oldest that is left."""
-        consumer = ring.consumer
-        oldest: dict[RingId, Segment] = {}
-        for item in self._segments():
-            oldest.setdefault(item.ring_id, item)
-        for old in self._marks.all():
-            gone = old.position > ring.producer if old.ring_id == self.ring_id else old.ring_id not in oldest
-            if gone or old.sink not in self.sinks:
-                self._marks.forget(old)
-        known = {(m.sink, m.ring_id) for m in self._marks.all()}
-        total = max([0, *(m.settled for m in self._marks.all() if m.ring_id == self.ring_id)])
-        for sink in self.sinks:
-            for ring_id in {*oldest, self.ring_id}:
-                if (sink, ring_id) not in known:
-                    first = oldest.get(ring_id)
-                    position, before = (first.begin, first.before) if first else (consumer, total)
-                    self._marks.put(Mark(sink, ring_id, position, before))
-        self._save()
+    def _own(self, found: recovery.Contents, ring: Ring) -> list[Segment]:
+        """What was found, but for what cannot be of this ring; that is set aside."""
+        kept = []
+        for item in [s for group in found.segments.values() for s in group]:
+            if item.ring_id == self.ring_id and item.end > ring.producer:
+                structlog.get_logger().error("spool: ahead of the ring, set aside", file=item.name)
+                recovery.set_aside(self.directory, item.name, nobodys=True)
+            else:
+                kept.append(item)
+        return kept
 
     # The writer's thread.
 
@@ -131,8 +113,7 @@ class Spool:
         made = segment.sized(made, data)
         durable.put(self.directory, made.name, memoryview(data))
         with self._changed:
-            self._batches.setdefault(made.key, []).append(made)
-            self._bytes += _room(made.size)
+            self._stock.add(made)
             self.totals[self.ring_id] = made.total
         self._open = self._unsynced = made
         durable.sync_directory(self.directory)
@@ -154,7 +135,7 @@ class Spool:
         if last is None:
             return made
         made = dataclasses.replace(made, at=max(at, last.at))
-        already = sum(s.records for s in self._batches.get(last.key, ()))
+        already = sum(s.records for s in self._stock.batches.get(last.key, ()))
         if last.minute != made.minute or already + count > BATCH_RECORDS:
             return made
         return dataclasses.replace(made, batch=last.batch)
@@ -167,36 +148,35 @@ class Spool:
         now: boottime ns. OSError: the rest is left to the next call.
         """
         minutes = {(now + offset) // MINUTE, (now + offset - GRACE) // MINUTE}
-        for key, group in [*self._batches.items()]:
+        for key, group in [*self._stock.batches.items()]:
             grows = self._open is not None and key == self._open.key
-            if key in self._names or (grows and not everything and group[0].minute in minutes):
+            if key in self._stock.names or (grows and not everything and group[0].minute in minutes):
                 continue
             if grows:
                 self._open = None
             owners: set[int] = set()
-            for item in [s for s in group if s not in self._spoilt]:
+            for item in [s for s in group if s not in self._stock.spoilt]:
                 try:
                     owners.update(segment.owners(self.directory, item))
                 except segment.DamagedError as error:
                     self.damaged(item, str(error))
                 except FileNotFoundError:
                     self.damaged(item, "it is gone")
-            if key in self._batches:
+            if key in self._stock.batches:
                 self._put_names(key, {owner: label_of(owner) for owner in owners if owner})
 
     def _put_names(self, key: BatchKey, labels: dict[int, Label]) -> None:
         data = label.pack(labels)
-        names = NamesFile(key, len(data), segment.checksum(data))
-        durable.put(self.directory, names.name, data)
+        file = NamesFile(key, len(data), segment.checksum(data))
+        durable.put(self.directory, file.name, data)
         durable.sync_directory(self.directory)
         with self._changed:
-            self._names[key] = names
-            self._bytes += _room(names.size)
+            self._stock.name(file)
             self._changed.notify_all()
 
     def enforce(self) -> None:
-        """Drop the oldest until the bounds hold again."""
-        while self._bytes > self._settings.max_bytes and self.drop_oldest("max_bytes"):
+        """Make room by the oldest until the bounds hold again."""
+        while self._stock.bytes > self._settings.max_bytes and self.drop_oldest("max_bytes"):
             pass
         disk = os.statvfs(self.directory)
         missing = self._settings.min_free_bytes - disk.f_bavail * disk.f_frsize
@@ -207,15 +187,19 @@ class Spool:
             missing -= freed
 
     def drop_oldest(self, reason: str) -> int:
-        """Drop one segment; the bytes that this gives back, 0 if there is none to drop."""
+        """Remove one segment; the bytes that this gives back, 0 if there is none.
+
+        If it was only kept for people to read, nothing is lost; else its records are dropped for `reason`.
+        What sinks have settled lies before what they have not, so that goes first.
+        """
         with self._changed:
-            oldest = next((s for s in self._segments() if s != self._unsynced), None)
+            oldest = next((s for s in self._stock.segments() if s != self._unsynced), None)
             if oldest is None:
                 return 0
-            before = self._bytes
+            before = self._stock.bytes
             self._pass(self.sinks, [oldest], reason)
             self._doom([oldest])
-            freed = before - self._bytes
+            freed = before - self._stock.bytes
         self._unlink()
         return freed
 
@@ -228,30 +212,25 @@ class Spool:
             return self._waiting(sink)
 
     def _waiting(self, sink: str) -> tuple[BatchKey, list[Segment]] | None:
-        for key, group in self._batches.items():
+        for key, group in self._stock.batches.items():
             position = self._marks.get(sink, key.ring_id).position
-            if key in self._names and group[-1].end > position:
+            if key in self._stock.names and group[-1].end > position:
                 return key, [s for s in group if s.end > position]
         return None
 
     def labels(self, key: BatchKey) -> dict[int, Label] | None:
         """The names joined to a batch; None if they are spoilt: the writer then joins them anew."""
         with self._changed:
-            names = self._names.get(key)
-        if names is None:
+            file = self._stock.names.get(key)
+        if file is None:
             return None
-        try:
-            with open(os.path.join(self.directory, names.name), "rb") as file:
-                data = file.read(names.size + 1)
-            if len(data) == names.size and segment.checksum(data) == names.crc:
-                return label.unpack(data)
-        except FileNotFoundError:
-            pass
-        structlog.get_logger().error("spool: names lost", file=names.name)
+        joined = names.read(self.directory, file)
+        if joined is not None:
+            return joined
+        structlog.get_logger().error("spool: names lost", file=file.name)
         with self._changed:
-            if self._names.pop(key, None) is not None:
-                self._bytes -= _room(names.size)
-        recovery.set_aside(self.directory, names.name)
+            self._stock.unname(key)
+        recovery.set_aside(self.directory, file.name)
         return None
 
     def settle(self, sink: str, items: Iterable[Segment], outcome: str) -> None:
@@ -263,7 +242,7 @@ class Spool:
     def spoilt(self, item: Segment) -> bool:
         """Whether a segment's file has been set aside."""
         with self._changed:
-            return item in self._spoilt
+            return item in self._stock.spoilt
 
     def settled(self, sink: str, item: Segment) -> bool:
         """Whether a segment lies behind a sink's mark: it may have been dropped meanwhile."""
@@ -273,27 +252,37 @@ class Spool:
     def damaged(self, item: Segment, why: str) -> None:
         """Set a spoilt segment's file aside. It keeps its place: sinks count it when they come past."""
         with self._changed:
-            if item in self._spoilt or item not in self._batches.get(item.key, ()):
+            if not self._stock.spoil(item):
                 return
-            self._spoilt.add(item)
-            self._bytes -= _room(item.size)
         structlog.get_logger().error("spool: set aside", file=item.name, records=item.records, error=why)
         recovery.set_aside(self.directory, item.name)
 
     # Both.
 
     def collect(self) -> None:
-        """Remove what every sink has settled, and do what could not be done before."""
+        """Remove what every sink has settled and had its time, and do what could not be done before."""
         with self._changed:
-            done = []
-            for group in self._batches.values():
+            if self.sinks == (NOBODY,) and self._settings.keep_seconds:
+                for _, items in itertools.groupby(self._stock.segments(), lambda s: s.ring_id):
+                    self._pass(self.sinks, [*itertools.takewhile(self._over, items)], DELIVERED)
+            done: list[Segment] = []
+            for group in self._stock.batches.values():
                 position = min(self._marks.get(sink, group[0].ring_id).position for sink in self.sinks)
-                if group[0].end > position:
-                    continue
-                done += [s for s in group if s.end <= position and s != self._unsynced]
+                if group[0].end <= position and self._over(group[0]):
+                    done += [s for s in group if s.end <= position and self._over(s)]
             self._doom(done)
             self._save()
         self._unlink()
+
+    def _over(self, item: Segment) -> bool:
+        """Whether it need not be kept any longer for people to read. Of another boot only UTC is known."""
+        if item == self._unsynced:
+            return False
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        age = now - item.at
+        if item.ring_id.boot != self.ring_id.boot:
+            age += boot_to_wall() - item.offset
+        return not self._settings.keep_seconds or age >= self._settings.keep_seconds * 10**9
 
     def ledger(self) -> list[Row]:
         """Where every record is, for each sink."""
@@ -302,9 +291,9 @@ class Spool:
     def snapshot(self) -> Snapshot:
         """All that is told of it, of one moment."""
         with self._changed:
-            rows = ledger.rows(self._marks.all(), [*self._segments()], self._spoilt, self.totals)
+            rows = ledger.rows(self._marks.all(), [*self._stock.segments()], self._stock.spoilt, self.totals)
             waiting = {sink: self._waiting(sink) for sink in self.sinks if sink != NOBODY}
-            used = self._bytes
+            used = self._stock.bytes
         over = {
             sink: None if one is None else (one[1][0].minute + 1) * MINUTE / 1e9
             for sink, one in waiting.items()
@@ -312,8 +301,9 @@ class Spool:
         return Snapshot(rows, used, over)
 
     def _pass(self, sinks: Iterable[str], items: Iterable[Segment], outcome: str) -> None:
+        """A segment that lies behind a sink's mark leaves that mark as it is."""
         for item in items:
-            how = "damaged" if item in self._spoilt else outcome
+            how = "damaged" if item in self._stock.spoilt else outcome
             for sink in sinks:
                 self._marks.put(self._marks.get(sink, item.ring_id).passed(item, how))
         self._save()
@@ -332,22 +322,7 @@ class Spool:
 
     def _doom(self, items: Iterable[Segment]) -> None:
         for item in items:
-            self._take_out(item)
-            self._doomed.append(item.name)
-
-    def _take_out(self, item: Segment) -> None:
-        group = self._batches[item.key]
-        group.remove(item)
-        if item in self._spoilt:
-            self._spoilt.remove(item)
-        else:
-            self._bytes -= _room(item.size)
-        if not group:
-            del self._batches[item.key]
-            names = self._names.pop(item.key, None)
-            if names is not None:
-                self._bytes -= _room(names.size)
-                self._doomed.append(names.name)
+            self._doomed += self._stock.take_out(item)
 
     def _unlink(self) -> None:
         """Remove the files that are no longer ours; those that stay (a read-only disk) another time."""

@@ -97,6 +97,49 @@ def test_killed_with_a_sink_every_record_is_delivered_and_doubles_have_one_key(t
     assert spooler.cookies() == []
 
 
+def test_killed_while_records_are_kept_for_reading_each_is_there_once(tmp_path: Path) -> None:
+    """What the sink has stays; the ledger does not know it any more, and no start delivers it again."""
+    spooler = Spooler(tmp_path)
+    load = Load(spooler, 2000)
+    chance = random.Random(KILLS + 2)  # noqa: S311 - a seed
+    for _ in range(KILLS // 2):
+        process = spooler.start(keep=3600)
+        time.sleep(chance.uniform(0.4, 1.5))
+        process.kill()
+        spooler.died(process)
+        assert all(row.unaccounted == 0 for row in ledger.read(str(spooler.spool)))
+    written, _ = load.end()
+    assert spooler.stop(spooler.start(keep=3600)) == 0
+    assert spooler.cookies() == list(range(written))
+    assert {cookie for _, cookie in spooler.delivered()} == set(range(written))
+    delivered = len(spooler.delivered())
+    (row,) = ledger.read(str(spooler.spool))
+    assert (row.seen, row.delivered, row.waiting, row.unaccounted) == (written, written, 0, 0)
+    assert spooler.stop(spooler.start(keep=3600)) == 0
+    assert len(spooler.delivered()) == delivered
+    assert spooler.stop(spooler.start()) == 0
+    assert spooler.cookies() == []
+
+
+def test_killed_without_a_sink_what_had_its_time_goes_and_the_ledger_balances(tmp_path: Path) -> None:
+    spooler = Spooler(tmp_path)
+    load = Load(spooler, 1000)
+    chance = random.Random(KILLS + 3)  # noqa: S311 - a seed
+    for _ in range(KILLS // 2):
+        process = spooler.start(sinks=0, keep=1)
+        time.sleep(chance.uniform(0.8, 1.8))
+        process.kill()
+        spooler.died(process)
+        (row,) = ledger.read(str(spooler.spool))
+        assert (row.unaccounted, sum(row.dropped.values())) == (0, 0)
+    written, _ = load.end()
+    assert spooler.stop(spooler.start(sinks=0, keep=1)) == 0
+    (row,) = ledger.read(str(spooler.spool))
+    assert (row.seen, row.delivered + row.waiting, row.unaccounted) == (written, written, 0)
+    assert 0 < row.waiting < written
+    assert spooler.cookies() == list(range(row.delivered, written))
+
+
 @pytest.mark.parametrize(("step", "count"), [*itertools.product(STEPS, (1, 2, 4))])
 def test_killed_before_each_step_nothing_is_lost_or_doubled(tmp_path: Path, step: str, count: int) -> None:
     """Before the segment's write, fsync, rename, the directory's fsync, the ring's release, and so on."""

@@ -13,6 +13,7 @@ are closed, delivered and removed all the time.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import select
@@ -51,10 +52,10 @@ class Spooler:
         return RingWriter(self.ring)
 
     def start(
-        self, step: tuple[str, int] | None = None, sinks: int = 1, around: tuple[str, ...] = ()
+        self, step: tuple[str, int] | None = None, sinks: int = 1, around: tuple[str, ...] = (), keep: int = 0
     ) -> subprocess.Popen[bytes]:
-        """around: a command that runs the one behind it, such as unshare."""
-        arguments = [str(self.directory), str(sinks), *(map(str, step) if step else ())]
+        """around: a command that runs the one behind it, such as unshare. keep: [spool] keep_seconds."""
+        arguments = [str(self.directory), str(sinks), str(keep), *(map(str, step) if step else ())]
         with (self.directory / "log").open("ab") as log:
             return subprocess.Popen(
                 [*around, sys.executable, "-m", "tests.rig.spooler", *arguments],
@@ -121,12 +122,13 @@ def main() -> None:
     sinks: dict[str, JsonFile] = {}
     if sys.argv[2] != "0":
         sinks["file"] = JsonFile(Json(str(directory / "flows.json"), rotate_bytes=1 << 30))
-    if sys.argv[3:]:
-        _die_at(sys.argv[3], int(sys.argv[4]))
+    if sys.argv[4:]:
+        _die_at(sys.argv[4], int(sys.argv[5]))
     for module in (segment, spool):
         vars(module)["MINUTE"] = 5 * 10**8
     vars(spool)["GRACE"] = 0
-    config = Config(spool=Settings(True, str(directory / "spool"), min_free_bytes=0, stop_seconds=20))
+    settings = Settings(True, str(directory / "spool"), min_free_bytes=0, stop_seconds=20)
+    config = Config(spool=dataclasses.replace(settings, keep_seconds=int(sys.argv[3])))
     with RingFile(directory / "ring") as ring:
         # Not every second but all the time: there is more to be killed in.
         wait = ring.wait

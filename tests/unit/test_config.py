@@ -209,6 +209,7 @@ def test_without_spool_and_sinks_nothing_is_spooled() -> None:
         ('[spool]\ndirectory = "spool"', "spool.directory is 'spool'"),
         ("[spool]\nmax_bytes = 5", "spool.max_bytes is 5"),
         ("[spool]\nmin_free_bytes = -1", "spool.min_free_bytes is -1"),
+        ("[spool]\nkeep_seconds = -1", "spool.keep_seconds is -1"),
         ("[spool]\nstop_seconds = 61", "spool.stop_seconds is 61"),
     ],
 )

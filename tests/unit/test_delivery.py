@@ -50,7 +50,7 @@ class Bench:
         RingFile.create(directory / "ring", 1 << 21)
         self.ring: Ring = RingFile(directory / "ring")
         self.writer = RingWriter(directory / "ring")
-        self.settings = Settings(directory=str(directory / "spool"), min_free_bytes=0)
+        self.settings = Settings(directory=str(directory / "spool"), min_free_bytes=0, keep_seconds=0)
         self.next = 0
 
     def open(self, *sinks: str) -> Spool:

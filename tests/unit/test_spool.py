@@ -48,7 +48,7 @@ def writer(ring_path: Path) -> Iterator[RingWriter]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(directory=str(tmp_path / "spool"), min_free_bytes=0)
+    return Settings(directory=str(tmp_path / "spool"), min_free_bytes=0, keep_seconds=0)
 
 
 def open_spool(settings: Settings, ring: Ring, *sinks: str) -> Spool:
@@ -425,7 +425,7 @@ def test_foreign_files_are_set_aside_few_are_kept(settings: Settings, ring: Ring
 
 def test_max_bytes_drops_the_oldest_and_counts(settings: Settings, ring: Ring, writer: RingWriter) -> None:
     count = (1 << 20) // 8192  # what a file of one record takes of a disk
-    small = Settings(directory=settings.directory, max_bytes=1 << 20, min_free_bytes=0)
+    small = dataclasses.replace(settings, max_bytes=1 << 20)
     spool = open_spool(small, ring, "a")
     for number in range(count + 10):
         fill(spool, ring, writer, 1, number, at=number)
@@ -510,4 +510,136 @@ def test_large_spool_starts_and_hands_out_quickly(settings: Settings, ring: Ring
     close(spool)
     assert spool.next_batch("a", 0)
     assert time.monotonic() - began < 20
-    assert np.all([s.records == 1 for s in spool._segments()])
+    assert np.all([s.records == 1 for s in spool._stock.segments()])
+
+
+def boottime() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def take(spool: Spool, sink: str) -> None:
+    """A sink has the next batch."""
+    found = spool.next_batch(sink, 0)
+    assert found
+    spool.settle(sink, found[1], "delivered")
+
+
+@pytest.fixture
+def keeping(settings: Settings) -> Settings:
+    return dataclasses.replace(settings, keep_seconds=100)
+
+
+def test_settled_stays_for_its_time_and_the_ledger_does_not_know_it(
+    keeping: Settings, ring: Ring, writer: RingWriter
+) -> None:
+    spool = open_spool(keeping, ring, "a")
+    fill(spool, ring, writer, 4, 0, at=boottime() - 200 * 10**9)
+    fill(spool, ring, writer, 4, 4, at=boottime())
+    close(spool)
+    take(spool, "a")
+    take(spool, "a")
+    for _ in range(2):
+        assert cookies(keeping) == [4, 5, 6, 7]
+        assert len(files(keeping, ".names")) == 1
+        (row,) = spool.ledger()
+        assert (row.seen, row.delivered, row.waiting) == (8, 8, 0)
+        assert_balanced(spool)
+        assert spool.next_batch("a", 0) is None
+        spool = open_spool(keeping, ring, "a")
+    open_spool(dataclasses.replace(keeping, keep_seconds=0), ring, "a")
+    assert files(keeping) == files(keeping, ".names") == []
+
+
+def test_settled_of_another_boot_has_its_time_by_the_wall_clock(
+    keeping: Settings, ring: Ring, writer: RingWriter, tmp_path: Path
+) -> None:
+    spool = open_spool(keeping, ring, "a")
+    offset = time.time_ns() - boottime()
+    for first, at in ((0, boottime() - 200 * 10**9), (2, boottime())):
+        writer.write(records(2, first, time_end=at))
+        drain(spool, ring, offset)
+    close(spool)
+    take(spool, "a")
+    take(spool, "a")
+    RingFile.create(tmp_path / "next")
+    with RingFile(tmp_path / "next") as other:
+        spool = Spool(keeping, other, "f" * 32, ["a"])
+        assert cookies(keeping) == [2, 3]
+        assert_balanced(spool)
+
+
+def test_what_is_kept_is_the_first_to_make_room_and_no_drop(
+    keeping: Settings, ring: Ring, writer: RingWriter
+) -> None:
+    small = dataclasses.replace(keeping, max_bytes=1 << 20)
+    count = (1 << 20) // 8192  # what a file of one record takes of a disk
+    spool = open_spool(small, ring, "a")
+    for number in range(20):
+        fill(spool, ring, writer, 1, number, at=boottime())
+    close(spool)
+    take(spool, "a")
+    for number in range(20, count + 10):
+        fill(spool, ring, writer, 1, number, at=boottime())
+        spool.enforce()
+    assert cookies(keeping)[-1] == count + 9
+    assert 0 < cookies(keeping)[0] < 20
+    (row,) = spool.ledger()
+    assert (row.waiting, sum(row.dropped.values())) == (count - 10, 0)
+    for number in range(count + 10, count + 40):
+        fill(spool, ring, writer, 1, number, at=boottime())
+        spool.enforce()
+    (row,) = open_spool(small, ring, "a").ledger()
+    assert row.delivered == 20
+    assert row.dropped["max_bytes"] == row.seen - 20 - row.waiting > 0
+    assert_balanced(spool)
+
+
+def test_one_sink_behind_keeps_what_the_other_has(keeping: Settings, ring: Ring, writer: RingWriter) -> None:
+    spool = open_spool(keeping, ring, "a", "b")
+    fill(spool, ring, writer, 4, 0, at=1)
+    close(spool)
+    take(spool, "a")
+    assert cookies(keeping) == [0, 1, 2, 3]
+    take(spool, "b")
+    assert cookies(keeping) == []
+
+
+def test_without_a_sink_what_had_its_time_is_delivered_and_what_had_not_is_dropped(
+    keeping: Settings, ring: Ring, writer: RingWriter
+) -> None:
+    spool = open_spool(keeping, ring)
+    fill(spool, ring, writer, 4, 0, at=boottime() - 200 * 10**9)
+    fill(spool, ring, writer, 3, 4, at=boottime())
+    fill(spool, ring, writer, 2, 7, at=boottime())
+    spool.collect()
+    spool.drop_oldest("max_bytes")
+    for _ in range(2):
+        (row,) = spool.ledger()
+        assert (row.seen, row.delivered, row.waiting, row.dropped["max_bytes"]) == (9, 4, 2, 3)
+        assert cookies(keeping) == [7, 8]
+        assert_balanced(spool)
+        spool = open_spool(keeping, ring)
+
+
+def test_without_a_sink_and_time_everything_waits_for_one(
+    settings: Settings, ring: Ring, writer: RingWriter
+) -> None:
+    spool = open_spool(settings, ring)
+    fill(spool, ring, writer, 4, 0, at=1)
+    spool.collect()
+    (row,) = spool.ledger()
+    assert (row.waiting, row.delivered) == (4, 0)
+
+
+def test_new_sink_begins_with_what_is_kept(keeping: Settings, ring: Ring, writer: RingWriter) -> None:
+    spool = open_spool(keeping, ring, "a")
+    fill(spool, ring, writer, 4, 0, at=boottime())
+    close(spool)
+    take(spool, "a")
+    spool = open_spool(keeping, ring, "a", "new")
+    by_sink = {row.sink: row for row in spool.ledger()}
+    assert (by_sink["a"].waiting, by_sink["new"].waiting) == (0, 4)
+    spool.drop_oldest("max_bytes")
+    by_sink = {row.sink: row for row in spool.ledger()}
+    assert (by_sink["a"].delivered, by_sink["new"].dropped["max_bytes"]) == (4, 4)
+    assert_balanced(spool)
