@@ -80,12 +80,12 @@ def program_by_id(number: int) -> int:
 
 def run_program(fd: int, context: bytes, what: str) -> int:
     """Run a SEC("syscall") program once on a copy of `context`; what it returned."""
-    told = ctypes.create_string_buffer(context, len(context))
-    attr = ctypes.create_string_buffer(_RUN.pack(fd, 0, len(context), 0, _address(told), 0), _RUN.size)
-    result = _syscall(_SYS_BPF, _PROG_RUN, attr, len(attr))
+    told = libc.buffer(context)
+    attr = libc.buffer(_RUN.pack(fd, 0, len(context), 0, libc.addressof(told), 0))
+    result = libc.syscall(_SYS_BPF, _PROG_RUN, attr, len(attr))
     if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), what)
+        error = libc.get_errno()
+        raise OSError(error, posix.strerror(error), what)
     return int(_RUN.unpack(attr.raw)[1])
 
 
