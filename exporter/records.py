@@ -128,7 +128,8 @@ def _attributed_at(flags: NDArray[np.uint8], owner: NDArray[np.uint64]) -> list[
 def end_codes(r: Columns) -> NDArray[np.uint8]:
     """Codes for (*abi.ENDS, nothing): only a close has an end; what only a newer version knows is unknown."""
     known = np.where(r["end_reason"] < len(abi.ENDS), r["end_reason"], 0)
-    codes: NDArray[np.uint8] = np.where(r["kind"] == abi.EVENT_CLOSE, known, len(abi.ENDS)).astype(np.uint8)
+    goes_on = np.isin(r["kind"], (abi.EVENT_INTERIM, abi.EVENT_OWNERSHIP))
+    codes: NDArray[np.uint8] = np.where(goes_on, len(abi.ENDS), known).astype(np.uint8)
     return codes
 
 
@@ -244,7 +245,7 @@ def table(batch: Batch) -> str:
     r = batch.records
     if not len(r):
         return ""
-    closed = r["kind"] == abi.EVENT_CLOSE
+    end = end_codes(r)
     rule = np.where(r["reason"] == 0, _plain(r["rule"], abi.RULES), _plain(r["reason"], abi.REASONS))
     columns = (
         [text[:23] + "Z" for text in times(r["time_end"], batch.offset)],
@@ -254,7 +255,7 @@ def table(batch: Batch) -> str:
         _endpoints(r, "peer"),
         r["bytes_sent"].tolist(),
         r["bytes_received"].tolist(),
-        _plain(end_codes(r) + np.where(closed, 0, r["kind"]), (*abi.ENDS, *abi.EVENTS)),
+        _plain(np.where(end < len(abi.ENDS), end, end + r["kind"]), (*abi.ENDS, *abi.EVENTS)),
         rule.tolist(),
     )
     return "".join([TABLE % row for row in zip(*columns, strict=True)])

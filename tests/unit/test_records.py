@@ -108,10 +108,30 @@ def test_json_addresses_ids_and_times() -> None:
 
 
 def test_json_adopted_has_no_opening() -> None:
-    found = record(flags=abi.FLOW_ADOPTED, time_open=5)
+    found = record(flags=abi.FLOW_ADOPTED, time_open=5, time_start=5)
     assert found["adopted"] is True
     assert found["time_open"] is None
     assert found["time_start"] is None
+
+
+def test_json_adopted_has_a_start_from_its_second_record_on() -> None:
+    found = record(flags=abi.FLOW_ADOPTED, time_open=5, time_start=6)
+    assert found["time_open"] is None
+    assert found["time_start"] is not None
+
+
+def test_json_interim_has_no_end() -> None:
+    found = record(kind=abi.EVENT_INTERIM, bytes_sent=7)
+    assert (found["kind"], found["end_reason"], found["bytes_sent"]) == ("interim", None, 7)
+
+
+def test_json_ownership_says_address_owner_and_interval_only() -> None:
+    workload = Workload(id=OWNER, kind=KIND_CONTAINER, source=1, state=1, container="web")
+    unknown = dict.fromkeys(("connect_us", "rtt_us", "rtt_min_us"), abi.UNKNOWN32)
+    found = record(workload, kind=abi.EVENT_OWNERSHIP, owner=OWNER, rule=2, **unknown)
+    assert (found["kind"], found["local_address"], found["workload"]) == ("ownership", "192.0.2.1", "web")
+    for name in (*records.NOT_OWNERSHIP, *unknown, "role", "end_reason", "pid", "comm"):
+        assert found[name] is None, name
 
 
 @given(st.binary(min_size=16, max_size=16))
