@@ -245,7 +245,9 @@ def table(batch: Batch) -> str:
     r = batch.records
     if not len(r):
         return ""
-    end = end_codes(r)
+    goes_on = end_codes(r) == len(abi.ENDS)
+    end = np.where(r["end_reason"] < len(abi.ENDS), r["end_reason"], 255)
+    end = np.where(goes_on, len(abi.ENDS) + r["kind"], end)
     rule = np.where(r["reason"] == 0, _plain(r["rule"], abi.RULES), _plain(r["reason"], abi.REASONS))
     columns = (
         [text[:23] + "Z" for text in times(r["time_end"], batch.offset)],
@@ -255,7 +257,7 @@ def table(batch: Batch) -> str:
         _endpoints(r, "peer"),
         r["bytes_sent"].tolist(),
         r["bytes_received"].tolist(),
-        _plain(np.where(end < len(abi.ENDS), end, end + r["kind"]), (*abi.ENDS, *abi.EVENTS)),
+        _plain(end, (*abi.ENDS, *abi.EVENTS)),
         rule.tolist(),
     )
     return "".join([TABLE % row for row in zip(*columns, strict=True)])

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from exporter.interim import GLANCE_SECONDS, Schedule
@@ -56,7 +58,7 @@ def test_runs_two_seconds_before_each_full_minute() -> None:
 def test_step_of_the_clock_neither_storms_nor_starves(step: float, at: float) -> None:
     clock = FakeClock(1_000_000_000)
     found = runs(clock, Schedule(60, clock), 1200, step, at)
-    gaps = [later - earlier for earlier, later in zip(found, found[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(found)]
     assert min(gaps) >= 29
     assert max(gaps) <= 121
     assert [round(gap) for gap in gaps[-10:]] == [60] * 10
