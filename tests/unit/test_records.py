@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpf import abi
-from exporter import records
+from exporter import record_table, records
 from exporter.batch import Origin
 from exporter.config import Identity
 from exporter.describe import Describer
@@ -203,3 +204,14 @@ def test_records_have_the_names_that_are_in_force_at_their_batch() -> None:
 
 def test_nobody_has_no_labels() -> None:
     assert record()["labels"] == {}
+
+
+def test_arrow_is_null_where_json_is_for_every_kind() -> None:
+    unknown = dict.fromkeys(("connect_us", "rtt_us", "rtt_min_us"), abi.UNKNOWN32)
+    rows = np.concatenate([batch(kind=kind, **unknown).records for kind in (1, 2, 3)])
+    taken = Batch(rows, np.arange(3, dtype=np.uint64), 3, 0)
+    made = records.live(taken, OneWorkload(Workload()), ORIGIN, DESCRIBER)
+    numbered = dataclasses.replace(made, number=1)
+    lines = [json.loads(line) for line in records.json_lines(numbered).splitlines()]
+    for line, row in zip(lines, record_table.table(numbered).to_pylist(), strict=True):
+        assert [name for name in line if (line[name] is None) != (row[name] is None)] == []
