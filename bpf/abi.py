@@ -97,7 +97,7 @@ COUNTERS = (
     "opened",
     "unborn",
     "interim",
-    "lost_interim",
+    "interim_deferred",
     "ownership",
 )
 COUNTER_SLOTS = 32

@@ -148,7 +148,7 @@ enum ft_counter {
 	FT_COUNT_OPENED = 13,	   /* flows begun: connects, accepts, adopted sockets */
 	FT_COUNT_UNBORN = 14,	   /* accepted sockets that nobody ever had: not reported */
 	FT_COUNT_INTERIM = 15,	   /* interim records submitted to the ring */
-	FT_COUNT_LOST_INTERIM =
+	FT_COUNT_INTERIM_DEFERRED =
 		16,		 /* not made for want of room: the flow's next record contains it */
 	FT_COUNT_OWNERSHIP = 17, /* ownership heartbeats submitted to the ring */
 	FT_COUNT_MAX = 32,

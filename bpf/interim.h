@@ -65,7 +65,7 @@ static __always_inline void propose(const struct sock *sk, const struct tcp_sock
 	/* Half of the ring is for closes: they cannot be made later. */
 	e = half_full() ? NULL : bpf_ringbuf_reserve(&ft_events, sizeof(*e), 0);
 	if (!e) {
-		count(FT_COUNT_LOST_INTERIM);
+		count(FT_COUNT_INTERIM_DEFERRED);
 		return;
 	}
 	if (now.bytes_sent < before->bytes_sent)

@@ -113,12 +113,12 @@ class Interims:
         """All open flows once, as far as the ring has room; then the owners of which nothing was heard."""
         before = _boottime()
         for _ in range(PASSES):
-            made, missed = self._count("interim"), self._count("lost_interim")
+            made, missed = self._count("interim"), self._count("interim_deferred")
             self._loaded.interim(before)
             self._await_drain()
             if self._stop.is_set():
                 return
-            if self._count("lost_interim") == missed or self._count("interim") == made:
+            if self._count("interim_deferred") == missed or self._count("interim") == made:
                 break
         self._ownership.tell(self._ring.heard(), _boottime())
 

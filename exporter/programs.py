@@ -188,7 +188,7 @@ class Programs:
     def interim(self, before: int) -> None:
         """Make interim records of the open flows whose last record, or opening, was before this boottime.
 
-        Those for which the ring has no room, more than half of it, are counted as lost_interim.
+        Those for which the ring has no room, more than half of it, are counted as interim_deferred.
         """
         self._interim_before.set(before)
         self._object.iterate("flowtag_interim")

@@ -129,7 +129,8 @@ def _attributed_at(flags: NDArray[np.uint8], owner: NDArray[np.uint64]) -> list[
 def end_codes(r: Columns) -> NDArray[np.uint8]:
     """Codes for (*abi.ENDS, nothing): only a close has an end; what only a newer version knows is unknown."""
     known = np.where(r["end_reason"] < len(abi.ENDS), r["end_reason"], 0)
-    codes: NDArray[np.uint8] = np.where(r["kind"] == abi.EVENT_CLOSE, known, len(abi.ENDS)).astype(np.uint8)
+    goes_on = np.isin(r["kind"], (abi.EVENT_INTERIM, abi.EVENT_OWNERSHIP))
+    codes: NDArray[np.uint8] = np.where(goes_on, len(abi.ENDS), known).astype(np.uint8)
     return codes
 
 
@@ -246,7 +247,9 @@ def table(batch: Batch) -> str:
     r = batch.records
     if not len(r):
         return ""
-    closed = r["kind"] == abi.EVENT_CLOSE
+    goes_on = end_codes(r) == len(abi.ENDS)
+    end = np.where(r["end_reason"] < len(abi.ENDS), r["end_reason"], 255)
+    end = np.where(goes_on, len(abi.ENDS) + r["kind"], end)
     rule = np.where(r["reason"] == 0, plain(r["rule"], abi.RULES), plain(r["reason"], abi.REASONS))
     columns = (
         [text[:23] + "Z" for text in times(r["time_end"], batch.offset)],
@@ -256,7 +259,7 @@ def table(batch: Batch) -> str:
         endpoints(r, "peer"),
         r["bytes_sent"].tolist(),
         r["bytes_received"].tolist(),
-        plain(end_codes(r) + np.where(closed, 0, r["kind"]), (*abi.ENDS, *abi.EVENTS)),
+        plain(end, (*abi.ENDS, *abi.EVENTS)),
         rule.tolist(),
     )
     return "".join([TABLE % row for row in zip(*columns, strict=True)])
