@@ -154,7 +154,7 @@ def test_answer_that_drips_is_cut_when_the_time_is_over(table: ClickHouse, secre
         began = time.monotonic()
         with pytest.raises(FlowtagError, match="over 1 s"):
             made.deliver(batch(10))
-        assert 0.9 < time.monotonic() - began < 2
+        assert 0.9 < time.monotonic() - began < 4
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,8 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._fillers: list[socket.socket] = []
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
+        self._accepting = False
+        self._clients: set[socket.socket] = set()
         self._loop = asyncio.new_event_loop()
         self._gate = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -114,10 +115,12 @@ class Proxy:
         await self._let_in()
 
     async def _let_in(self) -> None:
-        if self._accepting is None:
+        if not self._accepting:
             await self._close_listener()
             self._listen(128)
-            self._accepting = self._loop.create_task(self._accept())
+            assert self._listener
+            self._loop.add_reader(self._listener, self._accept, self._listener)
+            self._accepting = True
 
     async def _hold(self, *, deaf: bool = False) -> None:
         self._gate.clear()
@@ -147,6 +150,8 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.sleep(0.01)  # transports close their sockets in a later turn of the loop
+        for client in self._clients:  # a task that was cancelled before its first step has closed nothing
+            client.close()
 
     def _listen(self, queue: int) -> None:
         self._listener = socket.socket()
@@ -157,11 +162,9 @@ class Proxy:
         self._wanted_port = self._listener.getsockname()[1]
 
     async def _close_listener(self) -> None:
-        if self._accepting:
-            self._accepting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._accepting
-            self._accepting = None
+        if self._accepting and self._listener:
+            self._loop.remove_reader(self._listener)
+        self._accepting = False
         for filler in self._fillers:
             filler.close()
         self._fillers.clear()
@@ -169,14 +172,17 @@ class Proxy:
             self._listener.close()
             self._listener = None
 
-    async def _accept(self) -> None:
-        assert self._listener
-        while True:
-            client, _ = await self._loop.sock_accept(self._listener)
-            self.connections += 1
-            task = self._loop.create_task(self._connection(client))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except OSError:  # it is gone again
+            return
+        client.setblocking(False)
+        self.connections += 1
+        self._clients.add(client)
+        task = self._loop.create_task(self._connection(client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _connection(self, client: socket.socket) -> None:
         try:
