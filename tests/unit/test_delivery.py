@@ -114,9 +114,10 @@ def test_one_that_is_down_never_holds_the_other(bench: Bench) -> None:
 
 def test_hung_sink_holds_nobody_and_its_batch_may_be_dropped(bench: Bench) -> None:
     spool = bench.open("hung", "up")
-    gate = threading.Event()
+    hanging, gate = threading.Event(), threading.Event()
 
     def hang(batch: Batch) -> None:
+        hanging.set()
         gate.wait(10)
 
     hung, up = Memory(hang), Memory()
@@ -124,6 +125,7 @@ def test_hung_sink_holds_nobody_and_its_batch_may_be_dropped(bench: Bench) -> No
     bench.run("up", up)
     bench.batch()
     bench.until(lambda: len(up.got) == 10)
+    assert hanging.wait(10)  # else there is nothing left for it to hang at
     while spool.drop_oldest("max_bytes"):
         pass
     bench.batch()
