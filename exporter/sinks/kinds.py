@@ -24,6 +24,10 @@ def open_sink(config: sink_config.Sink) -> Sink:
             from exporter.sinks.parquet import ParquetDirectory
 
             return ParquetDirectory(config)
+        case sink_config.Ipfix():
+            from exporter.sinks.ipfix import IpfixCollector
+
+            return IpfixCollector(config)
 
 
 def open_sinks(config: Mapping[str, sink_config.Sink]) -> dict[str, Sink]:
