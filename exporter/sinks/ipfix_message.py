@@ -57,7 +57,9 @@ def fields(columns: Sequence[Sequence[str]], room: int) -> list[list[bytes]]:
     takes `room` bytes at most: where the longest do not fit, each is cut to its share of them.
     """
     encoded = [[text.encode(errors="replace") for text in column] for column in columns]
-    longest = sum(len(variable(max(column, key=len, default=b""))) for column in encoded)
+    # A text may be longer than any field: its length is looked at before it is one.
+    sizes = [max(map(len, column), default=0) for column in encoded]
+    longest = sum(size + (1 if size < 255 else 3) for size in sizes)
     if longest > room:
         share = room // len(columns) - 3
         encoded = [[_cut(content, share) for content in column] for column in encoded]
