@@ -6,9 +6,12 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import json
+import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,8 @@ from bpf import abi
 from bpf.error import FlowtagError
 from exporter import records
 from exporter.batch import Batch
+from exporter.config import Config
+from exporter.config_file import _value
 from exporter.label import NOBODY, Label
 from exporter.sinks import ipfix, ipfix_elements
 from exporter.sinks.config import Ipfix
@@ -30,6 +35,7 @@ from exporter.sinks.tls import Tls
 from tests.rig.batches import ORIGIN, OTHER, OWNER, batch
 from tests.rig.ipfix import PLAIN, REVERSE, VARIABLE, Message, Reader, Record
 
+PAGE = (Path(__file__).resolve().parents[2] / "docs/sinks/ipfix.md").read_text(encoding="utf-8")
 PEN = 32473
 FLOWS = range(256, 260)
 # IANA's registry "IP Flow Information Export (IPFIX) Entities": number, octets that it is sent in.
@@ -536,3 +542,46 @@ def test_port_is_the_registered_one() -> None:
     ports = [Ipfix("localhost", transport=transport).used_port for transport in ("udp", "tcp", "tls")]
     assert ports == [4739, 4739, 4740]
     assert Ipfix("localhost", port=9).used_port == 9
+
+
+def test_page_has_every_element() -> None:
+    rows = re.findall(
+        r"^\| (IANA|29305|own) \| (\d+) \| (\w+) \| (\w+) \| (\w+) \| [^|]+ \| ([^|]*)\|$", PAGE, re.MULTILINE
+    )
+    spaces = {"iana": "IANA", "reverse": "29305", "own": "own"}
+    templates = (*ipfix_elements.FLOWS, *ipfix_elements.OPTIONS)
+    expected = {
+        (
+            spaces[element.space],
+            str(element.number),
+            element.name,
+            element.type,
+            "variable" if element.length == VARIABLE else str(element.length),
+            element.description,
+        )
+        for template in templates
+        for element in template.fields
+    }
+    found = [(*row[:5], row[5].strip()) for row in rows]
+    assert set(found) == expected
+    assert len(found) == len(expected)
+
+
+def test_page_has_every_key_and_its_default() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*)\|", PAGE, re.MULTILINE))
+    keys = {entry.name: entry for entry in dataclasses.fields(Ipfix) if entry.name != "tls"}
+    assert set(rows) == set(keys)
+    for name, default in rows.items():
+        assert default.strip() == str("" if name == "host" else keys[name].default)
+    for entry in dataclasses.fields(Tls):
+        assert f"`tls.{entry.name}`" in PAGE
+
+
+def test_page_has_examples_that_are_configurations() -> None:
+    examples = [
+        block.replace("\n    ", "\n")
+        for block in re.findall(r"(?:\n    .*|\n(?=\n    ))+", PAGE)
+        if "[sinks." in block
+    ]
+    kinds = [_value(Config, tomllib.loads(text), "").sinks["flows"] for text in examples]
+    assert [kind.transport for kind in kinds] == ["tls", "udp"]
