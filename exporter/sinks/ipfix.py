@@ -97,8 +97,9 @@ class Session:
                 self._told.clear()
         self._described_at, self._since_described = now, 0
         room, enterprise = self._room, self._config.enterprise
-        self._send_all(ipfix_options.templates(enterprise, room), domain, deadline)
+        self._send_all(ipfix_options.types(enterprise, room), self._described_in(domain), deadline)
         self._send_all(ipfix_options.options(enterprise, room), self._described_in(domain), deadline)
+        self._send_all(ipfix_options.templates(enterprise, room), domain, deadline)
 
     def _tell(self, batch: Batch, domain: int, deadline: float) -> None:
         """Who the origin and the workloads are, unless they were told so in this session."""

@@ -27,12 +27,17 @@ def templates(enterprise: int, room: int) -> Iterator[Run]:
     yield from by_record(records, TEMPLATE_SET, room, counted=False)
 
 
+def types(enterprise: int, room: int) -> Iterator[Run]:
+    """What our own elements are; before any template that has them, as libfixbuf needs them."""
+    yield from by_record([elements.TYPE.record(enterprise)], OPTIONS_TEMPLATE_SET, room, counted=False)
+    records = [_type(element, enterprise, room) for element in elements.OWN_ELEMENTS]
+    yield from by_record(records, elements.TYPE.number, room)
+
+
 def options(enterprise: int, room: int) -> Iterator[Run]:
-    """The options templates, and what our own elements are."""
-    records = [template.record(enterprise) for template in elements.OPTIONS]
+    """The other options templates."""
+    records = [template.record(enterprise) for template in elements.OPTIONS if template != elements.TYPE]
     yield from by_record(records, OPTIONS_TEMPLATE_SET, room, counted=False)
-    types = [_type(element, enterprise, room) for element in elements.OWN_ELEMENTS]
-    yield from by_record(types, elements.TYPE.number, room)
 
 
 def _record(template: Template, room: int, fixed: bytes, values: list[str]) -> bytes:

@@ -70,7 +70,8 @@ class Reader:
         assert (version, size) == (10, len(octets))
         if domain in self._next:
             self.lost += (sequence - self._next[domain]) & 0xFFFFFFFF
-        described, records, place = 0, [], 16
+        described, place = 0, 16
+        records: list[Record] = []
         while place < size:
             number, length = struct.unpack_from(">HH", octets, place)
             content = octets[place + 4 : place + length]

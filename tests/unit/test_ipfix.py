@@ -140,10 +140,10 @@ def test_templates_have_the_registered_numbers_and_lengths() -> None:
                 assert numbers[element] == length
             else:
                 assert enterprise == PEN
-    for code in ipfix_elements.TYPE.fields, *(t.fields for t in ipfix_elements.FLOWS):
-        for element in code:
-            if element.space == ipfix_elements.IANA:
-                assert REGISTERED[element.name] == (element.number, element.length)
+    for made in (ipfix_elements.TYPE, *ipfix_elements.FLOWS):
+        for field in made.fields:
+            if field.space == ipfix_elements.IANA:
+                assert REGISTERED[field.name] == (field.number, field.length)
     starts = {number: (0, 152, 8) in template.fields for number, template in by_number.items()}
     assert {n: there for n, there in starts.items() if n in FLOWS} == {
         256: True,
