@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import re
 import shutil
 import signal
@@ -356,3 +357,46 @@ def test_refused_client_certificate_is_no_delivery(made: tls.Made, fault: str) -
         with pytest.raises(OSError, match=r"(?i)alert|reset|closed|pipe|EOF"):
             sink.deliver(batches.batch(10))
         assert not any(collector.streams)
+
+
+def example(first: str) -> str:
+    """The indented block of the page that begins so."""
+    blocks = re.findall(r"(?:\n    .*)+", PAGE.read_text(encoding="utf-8"))
+    return (
+        next(text for text in (b.replace("\n    ", "\n")[1:] for b in blocks) if text.startswith(first))
+        + "\n"
+    )
+
+
+def test_nfacctd_gets_every_flow_with_its_workload(tmp_path: Path) -> None:
+    """By the page's configuration, with other paths and another port."""
+    needs("nfacctd")
+    port = free_port(socket.SOCK_DGRAM)
+    primitives, out = tmp_path / "flowtag.lst", tmp_path / "flows.json"
+    primitives.write_text(example("name="), encoding="utf-8")
+    text = example("nfacctd_ip")
+    for old, new in (
+        ("0.0.0.0", "127.0.0.1"),
+        ("9995", str(port)),
+        ("/etc/pmacct/flowtag.lst", str(primitives)),
+        ("/var/log/pmacct/flows.json", str(out)),
+        ("print_refresh_time: 60", "print_refresh_time: 1"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "nfacctd.conf").write_text(text, encoding="utf-8")
+    command = ["nfacctd", "-f", str(tmp_path / "nfacctd.conf")]
+    one = small(1000)
+    with running(command, tmp_path / "log", signal.SIGINT):
+        until(lambda: bound(port))
+        with opened(port, "udp", messages_per_second=2000) as sink:
+            sink.deliver(one)
+        until(lambda: out.exists() and len(out.read_text(encoding="utf-8").splitlines()) >= 1000, 8)
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert sorted(row["port_src"] for row in rows) == list(range(1024, 2024))
+    assert sum(row["bytes"] for row in rows) == 1000 * 1000
+    assert sum(row["packets"] for row in rows) == 5 * 1000
+    names = {row["port_src"]: row["workload"] for row in rows}
+    known = {batches.OWNER: "shop/web-0/nginx", batches.OTHER: "vm"}
+    ports = one.records["local_port"].tolist()
+    assert names == {p: known.get(o, "") for p, o in zip(ports, one.records["owner"].tolist(), strict=True)}
