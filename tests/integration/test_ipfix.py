@@ -310,6 +310,22 @@ def test_collector_that_reads_nothing_ends_in_time() -> None:
         assert sink._session is None
 
 
+def test_black_hole_ends_in_time() -> None:
+    """A listener whose queue is full drops every SYN."""
+    with socket.socket() as listener, contextlib.ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            filler = waiting.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        with opened(listener.getsockname()[1], timeout_seconds=1) as sink:
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                sink.deliver(batches.batch(10))
+            assert 0.9 < time.monotonic() - began < 3
+
+
 def test_nobody_there_is_an_error() -> None:
     for kind, transport in ((socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp")):
         with opened(free_port(kind), transport) as sink, pytest.raises(ConnectionRefusedError):
