@@ -37,6 +37,10 @@ def open_sink(config: sink_config.Sink) -> Sink:
             from exporter.sinks.clickhouse import ClickHouseTable
 
             return ClickHouseTable(config)
+        case sink_config.Ipfix():
+            from exporter.sinks.ipfix import IpfixCollector
+
+            return IpfixCollector(config)
 
 
 def open_sinks(config: Mapping[str, sink_config.Sink]) -> dict[str, Sink]:
