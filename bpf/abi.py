@@ -30,10 +30,15 @@ FLOW_ADOPTED = 1
 FLOW_ACTIVATED = 2
 FLOW_RESOLVED = 4
 FLOW_ATTR_AT_CLOSE = 8
-FLOW_ATTR_AT_INTERIM = 16
+
+EVENT_CLOSE = 1
+EVENT_INTERIM = 2
+EVENT_OWNERSHIP = 3
 
 LIFE_CLOSED = 1
 LIFE_SECOND = 2
+LIFE_OWNED = 4
+LIFE_GENERATION = 256
 
 # Names by code, as records and dumps print them; index 0 is "nothing".
 OWNER_SPECIALS = ("none", "unclaimed", "translator", "contested", "host_slot")
@@ -92,7 +97,7 @@ COUNTERS = (
     "opened",
     "unborn",
     "interim",
-    "lost_interim",
+    "interim_deferred",
     "ownership",
 )
 COUNTER_SLOTS = 32
@@ -191,6 +196,7 @@ EVENT = Layout(
     ("pad", "6x"),
     ("comm", "16s"),
 )
+OWNERSHIP = Layout("ft_ownership", ("owner", "Q"), ("time_start", "Q"), ("time_end", "Q"), ("address", "16s"))
 ROOT_MAX = 32
 ROOT = Layout("ft_root", ("name", "32s"), ("len", "I"), ("prefix", "I"))
 CONFIG_HEAD = Layout("ft_config", ("host_netns", "Q"), ("host_needs_claim", "I"), ("roots", "I"))
@@ -205,6 +211,7 @@ STATE = Layout(
     ("gaps_closed", "Q"),
     ("open_flows", "Q"),
     ("host", f"{HOST_MAX * HOST.size}s"),
+    ("interim_before", "Q"),
 )
 
 # Pinned maps: kernel map type, key and value layout (None: the kernel's own).

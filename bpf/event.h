@@ -51,16 +51,20 @@ static __always_inline __u8 end_reason(const struct sock *sk, int oldstate)
 	return FT_END_UNKNOWN;
 }
 
-/* What the flow has carried until now. Each number is read once: the segments of a socket that is locked still count up. */
+/* A retransmission is counted before it is sent, so more bytes may seem to be sent again than sent. */
+static __always_inline __u64 more(__u64 now, __u64 before)
+{
+	return now > before ? now - before : 0;
+}
+
+/* What the flow has carried until now. */
 static __always_inline void measure(struct ft_traffic *now, const struct sock *sk,
 				    const struct tcp_sock *tp, __u8 role)
 {
 	bool done = sk->__sk_common.skc_flags & (1UL << SOCK_DONE);
 
-	now->bytes_sent = tp->bytes_sent - tp->bytes_retrans;
-	now->bytes_received = tp->bytes_received;
-	if (done && now->bytes_received) /* the FIN is counted */
-		now->bytes_received--;
+	now->bytes_sent = more(tp->bytes_sent, tp->bytes_retrans);
+	now->bytes_received = more(tp->bytes_received, done); /* the FIN is counted */
 	now->segments_sent = tp->segs_out;
 	if (role == FT_ROLE_SERVER) /* the SYN-ACK went out before this socket was made */
 		now->segments_sent++;
@@ -77,13 +81,7 @@ static __always_inline struct ft_traffic *reported(struct ft_flow *flow, __u32 s
 	return state & FT_LIFE_SECOND ? &flow->reported[1] : &flow->reported[0];
 }
 
-/* A retransmission that could not be sent counts as one: then less seems to be sent than before. */
-static __always_inline __u64 more(__u64 now, __u64 before)
-{
-	return now > before ? now - before : 0;
-}
-
-/* All but end_reason and what claims the record's place among the flow's. */
+/* Everything but end_reason. */
 static __always_inline void fill(struct ft_event *e, __u8 kind, const struct sock *sk,
 				 const struct tcp_sock *tp, const struct ft_flow *flow,
 				 const struct ft_traffic *before, const struct ft_traffic *now)

@@ -4,6 +4,7 @@
 #include <linux/in.h>
 #include <stdbool.h>
 
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
@@ -20,6 +21,8 @@
 #include "listener.h"
 #include "life.h"
 #include "iterate.h"
+#include "interim.h"
+#include "ownership.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 

@@ -115,18 +115,19 @@ enum ft_reason {
 };
 
 enum ft_flow_flag {
-	FT_FLOW_ADOPTED = 1,	      /* open before we looked: its open time is unknowable */
-	FT_FLOW_ACTIVATED = 2,	      /* accepted from a listener made for somebody else */
-	FT_FLOW_RESOLVED = 4,	      /* the owner was looked up, with or without success */
-	FT_FLOW_ATTR_AT_CLOSE = 8,    /* ... and that was at close */
-	FT_FLOW_ATTR_AT_INTERIM = 16, /* ... and that was when an interim record was made */
+	FT_FLOW_ADOPTED = 1,	   /* open before we looked: its open time is unknowable */
+	FT_FLOW_ACTIVATED = 2,	   /* accepted from a listener made for somebody else */
+	FT_FLOW_RESOLVED = 4,	   /* the owner was looked up, with or without success */
+	FT_FLOW_ATTR_AT_CLOSE = 8, /* ... and that was at close */
 };
 
-/* Bits of ft_flow.state. */
+/* Bits of ft_flow.state. Interim records are made without the socket's lock: while this word stays, so does the flow. */
 enum ft_life {
 	FT_LIFE_CLOSED = 1, /* set once, by whichever program reports the close */
 	FT_LIFE_SECOND =
 		2, /* reported[1] holds what the records so far have told, else reported[0] */
+	FT_LIFE_OWNED = 4,	  /* the owner was looked up: interim records may tell */
+	FT_LIFE_GENERATION = 256, /* from here on the generation's lower 24 bits */
 };
 
 /* Index into ft_count. */
@@ -147,7 +148,7 @@ enum ft_counter {
 	FT_COUNT_OPENED = 13,	   /* flows begun: connects, accepts, adopted sockets */
 	FT_COUNT_UNBORN = 14,	   /* accepted sockets that nobody ever had: not reported */
 	FT_COUNT_INTERIM = 15,	   /* interim records submitted to the ring */
-	FT_COUNT_LOST_INTERIM =
+	FT_COUNT_INTERIM_DEFERRED =
 		16,		 /* not made for want of room: the flow's next record contains it */
 	FT_COUNT_OWNERSHIP = 17, /* ownership heartbeats submitted to the ring */
 	FT_COUNT_MAX = 32,
@@ -275,6 +276,14 @@ struct ft_event {
 	char comm[FT_COMM_LEN];
 };
 
+/* What flowtag_ownership is told by the exporter: who has had an address, and when. */
+struct ft_ownership {
+	__u64 owner;
+	__u64 time_start; /* CLOCK_BOOTTIME ns */
+	__u64 time_end;
+	__u8 address[16];
+};
+
 /* A cgroup name that marks the root of a container engine. */
 struct ft_root {
 	char name[FT_ROOT_LEN];
@@ -311,6 +320,8 @@ struct ft_state {
 	__u64 open_flows; /* what flowtag_open counted: flows that have not closed */
 	struct ft_host
 		host[FT_HOST_MAX]; /* the last ones, one of them being written; by the exporter */
+	/* flowtag_interim reports flows whose last record ended before; the exporter writes */
+	__u64 interim_before;
 };
 
 _Static_assert(sizeof(struct ft_owner) == 32, "ft_owner");
@@ -323,8 +334,9 @@ _Static_assert(sizeof(struct ft_traffic) == 40, "ft_traffic");
 _Static_assert(sizeof(struct ft_flow) == 152, "ft_flow");
 _Static_assert(sizeof(struct ft_event) == 168, "ft_event");
 _Static_assert(sizeof(struct ft_event) % 8 == 0, "records of one size keep the ring an array");
+_Static_assert(sizeof(struct ft_ownership) == 40, "ft_ownership");
 _Static_assert(sizeof(struct ft_root) == 40, "ft_root");
 _Static_assert(sizeof(struct ft_host) == 16, "ft_host");
-_Static_assert(sizeof(struct ft_state) == 160, "ft_state");
+_Static_assert(sizeof(struct ft_state) == 168, "ft_state");
 
 #endif

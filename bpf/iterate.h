@@ -29,8 +29,10 @@ int flowtag_adopt(struct bpf_iter__tcp *ctx)
 		return 0;
 	flow = begin(sk, FT_ROLE_UNKNOWN,
 		     FT_FLOW_ADOPTED | (kept_for_others(sk) ? FT_FLOW_ACTIVATED : 0));
-	if (flow)
+	if (flow) {
 		own(sk, flow, 0);
+		__sync_fetch_and_or(&flow->state, FT_LIFE_OWNED);
+	}
 	return 0;
 }
 

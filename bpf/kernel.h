@@ -97,12 +97,31 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 };
 
-struct socket;
+typedef struct {
+	int counter;
+} atomic_t;
+
+typedef struct qspinlock {
+	atomic_t val;
+} arch_spinlock_t;
+
+struct raw_spinlock {
+	arch_spinlock_t raw_lock;
+};
+
+typedef struct spinlock {
+	struct raw_spinlock rlock;
+} spinlock_t;
+
+typedef struct {
+	spinlock_t slock;
+	int owned;
+} socket_lock_t;
 
 struct sock {
 	struct sock_common __sk_common;
+	socket_lock_t sk_lock;
 	__u16 sk_protocol;
-	struct socket *sk_socket;
 	int sk_err;
 	struct sock_cgroup_data sk_cgrp_data;
 };
@@ -143,8 +162,18 @@ struct task_struct {
 	int tgid;
 };
 
+struct socket {
+	struct sock *sk;
+};
+
+struct file;
+
 struct bpf_iter__tcp {
 	struct sock_common *sk_common;
+};
+
+struct bpf_iter__task_file {
+	struct file *file;
 };
 
 #pragma clang attribute pop

@@ -46,6 +46,7 @@ def _library() -> ctypes.CDLL:
         ("bpf_map__set_max_entries", number, (pointer, ctypes.c_uint32)),
         ("bpf_map__initial_value", pointer, (pointer, ctypes.POINTER(size))),
         ("bpf_program__name", text, (pointer,)),
+        ("bpf_program__fd", number, (pointer,)),
         ("bpf_program__set_autoload", number, (pointer, ctypes.c_bool)),
         ("bpf_program__attach", pointer, (pointer,)),
         ("bpf_program__attach_iter", pointer, (pointer, pointer)),
@@ -192,6 +193,9 @@ class Object:
         if result:
             raise _failed(f"pinning the link of {name} at {pin}", result)
 
+    def program_fd(self, name: str) -> int:
+        return int(self._lib.bpf_program__fd(self.programs[name]))
+
     def iterate(self, name: str) -> None:
         """Run an iterator program once, over all there is in the thread's namespaces."""
         link = self._lib.bpf_program__attach_iter(self.programs[name], None)
@@ -202,7 +206,7 @@ class Object:
             if fd < 0:
                 raise _failed(f"running iterator {name}", fd)
             with open(fd, "rb", buffering=0) as run:
-                while run.read(4096):
+                while run.read(4096) != b"":  # None: EAGAIN after a million objects, not the end
                     pass
         finally:
             self._lib.bpf_link__destroy(link)

@@ -33,14 +33,19 @@ static __always_inline struct ft_flow *begin(const struct sock *sk, __u8 role, _
 	return flow;
 }
 
-/* The same socket again, after connect(AF_UNSPEC) or a connect that failed: a new generation. */
+/*
+ * The same socket again, after connect(AF_UNSPEC) or a connect that failed: a new generation. Its state comes
+ * last, by xchg: until then no interim record is made.
+ */
 static __always_inline void renew(struct ft_flow *flow)
 {
-	if (!(flow->state & FT_LIFE_CLOSED))
+	__u32 state = __sync_fetch_and_or(&flow->state, FT_LIFE_CLOSED);
+
+	if (!(state & FT_LIFE_CLOSED))
 		count(FT_COUNT_LOST_CLOSE);
 	count(FT_COUNT_OPENED);
 	flow->generation++;
-	*reported(flow, flow->state) = (struct ft_traffic){};
+	*reported(flow, state) = (struct ft_traffic){};
 	flow->owner = FT_OWNER_NONE;
 	flow->rule = FT_RULE_NONE;
 	flow->reason = FT_REASON_NONE;
@@ -48,7 +53,8 @@ static __always_inline void renew(struct ft_flow *flow)
 	flow->pid = 0;
 	flow->connect_us = FT_UNKNOWN32;
 	__builtin_memset(flow->comm, 0, sizeof(flow->comm));
-	__sync_fetch_and_and(&flow->state, ~FT_LIFE_CLOSED);
+	__sync_lock_test_and_set(&flow->state,
+				 (state & FT_LIFE_SECOND) | flow->generation * FT_LIFE_GENERATION);
 }
 
 /* Only here is the current task the socket's own: later transitions run in whatever was interrupted. */
@@ -105,8 +111,10 @@ static __always_inline void established(const struct sock *sk, struct ft_flow *f
 	if (newstate == TCP_ESTABLISHED && flow->role == FT_ROLE_CLIENT &&
 	    !(flow->flags & FT_FLOW_ADOPTED))
 		flow->connect_us = (bpf_ktime_get_boot_ns() - flow->time_open) / 1000;
-	if (!(flow->flags & FT_FLOW_RESOLVED))
+	if (!(flow->flags & FT_FLOW_RESOLVED)) {
 		own(sk, flow, 0);
+		__sync_fetch_and_or(&flow->state, FT_LIFE_OWNED);
+	}
 }
 
 /*

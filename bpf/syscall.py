@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _PROG_BY_ID, _OBJ_INFO, _MAP_LOOKUP_BATCH = 6, 7, 13, 15, 24
+_OBJ_PIN, _OBJ_GET, _PROG_RUN, _PROG_BY_ID, _OBJ_INFO, _MAP_LOOKUP_BATCH = 6, 7, 10, 13, 15, 24
 
 ANY, NOEXIST, EXIST = 0, 1, 2
 
@@ -35,6 +35,7 @@ _libc.ioctl.restype = ctypes.c_int
 
 _ELEM = Struct("=IIQQQ")  # map_fd, pad, key, value | next_key, flags
 _OBJ = Struct("=QII")  # pathname, bpf_fd, file_flags
+_RUN = Struct("=II32xIIQQ")  # prog_fd, retval, data and repeat, ctx sizes, ctx_in, ctx_out
 _INFO = Struct("=IIQ")  # bpf_fd, info_len, info
 _BATCH = Struct("=QQQQIIQQ")  # in, out, keys, values, count, map_fd, elem_flags, flags
 _MAP_INFO = Struct("=IIIIII16s")  # type, id, key_size, value_size, max_entries, flags, name
@@ -83,6 +84,17 @@ def program_by_id(number: int) -> int:
     """A descriptor of the loaded program with this id."""
     attr = number.to_bytes(4, "little") + bytes(8)  # prog_id, next_id, open_flags
     return _bpf(_PROG_BY_ID, attr, f"program {number}")
+
+
+def run_program(fd: int, context: bytes, what: str) -> int:
+    """Run a SEC("syscall") program once on a copy of `context`; what it returned."""
+    told = ctypes.create_string_buffer(context, len(context))
+    attr = ctypes.create_string_buffer(_RUN.pack(fd, 0, len(context), 0, _address(told), 0), _RUN.size)
+    result = _syscall(_SYS_BPF, _PROG_RUN, attr, len(attr))
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), what)
+    return int(_RUN.unpack(attr.raw)[1])
 
 
 class Map:

@@ -62,10 +62,12 @@ class Exporter:
     """[exporter] the ring between kernel and exporter.
 
     ring_bytes: a power of two; used when the ring is created. drain_ms: how often it is read.
+    interim_seconds: how often open flows and idle owners are told of, by the wall clock; 0: never.
     """
 
     ring_bytes: int = 16 << 20
     drain_ms: int = 100
+    interim_seconds: int = 60
 
     def __post_init__(self) -> None:
         if not 4096 <= self.ring_bytes <= 1 << 30 or self.ring_bytes & (self.ring_bytes - 1):
@@ -74,6 +76,8 @@ class Exporter:
             )
         if not 1 <= self.drain_ms <= 60_000:
             raise FlowtagError(f"exporter.drain_ms is {self.drain_ms}", "use 1 to 60000")
+        if not 0 <= self.interim_seconds <= 3600:
+            raise FlowtagError(f"exporter.interim_seconds is {self.interim_seconds}", "use 0 to 3600")
 
 
 @dataclass(frozen=True, slots=True)

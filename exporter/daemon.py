@@ -20,7 +20,9 @@ from exporter.config import Config
 from exporter.describe import Describer
 from exporter.directories import prepare
 from exporter.host_life import HostLife
+from exporter.interim import Interims, counter
 from exporter.lock import Lock
+from exporter.ownership import Ownership
 from exporter.reconcile import Reconciler
 from exporter.ring import Batch, Ring
 from exporter.workloads import Workloads
@@ -49,6 +51,7 @@ def run(config: Config, output: str, seconds: float | None) -> int:
         programs.Programs(_knobs(config), config.host.pin_directory, config.exporter.ring_bytes) as loaded,
         open_map("ft_workload", config.host.pin_directory) as workload_map,
         open_map("ft_count", config.host.pin_directory) as count_map,
+        open_map("ft_addr", config.host.pin_directory) as address_map,
     ):
         loaded.attach(programs.CGROUP_PROGRAMS)
         life = HostLife(config, workload_map, loaded.host)
@@ -67,6 +70,13 @@ def run(config: Config, output: str, seconds: float | None) -> int:
                 Describer(config.identity, sources) as describer,
                 life,
                 metrics.serve(config.metrics, [metrics.host(life)]),
+                Interims(
+                    config.exporter.interim_seconds,
+                    loaded,
+                    ring,
+                    Ownership(address_map, workload_map, loaded.tell_owner),
+                    counter(count_map),
+                ),
             ):
                 text = _format(config, output, ring, workloads, describer)
 

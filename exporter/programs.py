@@ -14,7 +14,7 @@ import os
 import struct
 from dataclasses import dataclass
 
-from bpf import abi, libbpf
+from bpf import abi, libbpf, syscall
 from bpf import loaded as pinned
 from bpf.error import FlowtagError
 from exporter import namespaces
@@ -142,6 +142,7 @@ class Programs:
         self.gaps = libbpf.Word(state, 8)
         self._gaps_closed = libbpf.Word(state, 16)
         self._open_flows = libbpf.Word(state, 24)
+        self._interim_before = libbpf.Word(state, 160)
         self._gaps_closed.set((1 << 64) - 1)  # nothing was walked yet: degraded
 
     def __enter__(self) -> Programs:
@@ -183,6 +184,20 @@ class Programs:
         self._open_flows.set(0)
         self._in_every_namespace("flowtag_open")
         return self._open_flows.get()
+
+    def interim(self, before: int) -> None:
+        """Make interim records of the open flows whose last record, or opening, was before this boottime.
+
+        Those for which the ring has no room, more than half of it, are counted as interim_deferred.
+        """
+        self._interim_before.set(before)
+        self._object.iterate("flowtag_interim")
+
+    def tell_owner(self, owner: int, address: bytes, start: int, end: int) -> bool:
+        """Put an ownership heartbeat into the ring, times in boottime ns; False if that has no room."""
+        told = abi.OWNERSHIP.pack(owner, start, end, address)
+        name = "flowtag_ownership"
+        return syscall.run_program(self._object.program_fd(name), told, name) == 1
 
     def _in_every_namespace(self, program: str) -> int:
         """Run an iterator over sockets, which sees the namespace of its maker; returns in how many."""

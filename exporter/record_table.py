@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bpf import abi
 from exporter.batch import Batch
 from exporter.label import FIELDS, NOBODY, Label
+from exporter.records import NOT_OWNERSHIP, end_codes, starts
 from identity import address, nat64
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -90,6 +91,13 @@ def _time(values: NDArray[Any], offset: NDArray[np.int64], known: NDArray[np.boo
     return pa.array(wall, pa.int64(), mask=None if known is None else ~known).cast(TIME)
 
 
+def _silent(column: pa.Array, kept: NDArray[np.bool_]) -> pa.Array:
+    """The column with null where a record says nothing about it."""
+    from pyarrow import compute
+
+    return compute.if_else(pa.array(kept), column, pa.scalar(None, column.type))
+
+
 def _number(values: NDArray[Any], unknown: int | None = None) -> pa.Array:
     values = np.ascontiguousarray(values)
     return pa.array(values, mask=None if unknown is None else values == unknown)
@@ -129,7 +137,7 @@ def table(batch: Batch) -> pa.Table:
     columns = {
         "kind": _code(r["kind"], abi.EVENTS),
         "time_open": _time(r["time_open"], offset, opened),
-        "time_start": _time(r["time_start"], offset, opened),
+        "time_start": _time(r["time_start"], offset, starts(r)),
         "time_end": _time(r["time_end"], offset, None),
         "local_address": _each(r["local_address"].astype("V16"), address.to_text),
         "peer_address": _each(r["peer_address"].astype("V16"), address.to_text),
@@ -137,7 +145,7 @@ def table(batch: Batch) -> pa.Table:
             r["peer_address"].astype("V16"), lambda peer: _stands_for(peer, batch.origin.nat64)
         ),
         "role": _code(r["role"], abi.ROLES, null="unknown"),
-        "end_reason": _code(r["end_reason"], abi.ENDS),
+        "end_reason": _code(end_codes(r), (*abi.ENDS, "none"), null="none"),
         **{name: _number(r[name], abi.UNKNOWN32) for name in ("connect_us", "rtt_us", "rtt_min_us")},
         **_labels(r["owner"], batch.labels),
         "attributed_by": _code(r["rule"], abi.RULES),
@@ -155,4 +163,8 @@ def table(batch: Batch) -> pa.Table:
         "flow_id": _flow_ids(batch),
     }
     plain = {name: _number(r[name]) for name in SCHEMA.names if name not in columns}
-    return pa.table([{**columns, **plain}[name] for name in SCHEMA.names], schema=SCHEMA)
+    made = {**columns, **plain}
+    flows = r["kind"] != abi.EVENT_OWNERSHIP
+    if not flows.all():
+        made |= {name: _silent(made[name], flows) for name in NOT_OWNERSHIP}
+    return pa.table([made[name] for name in SCHEMA.names], schema=SCHEMA)

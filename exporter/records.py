@@ -26,6 +26,22 @@ from exporter.workloads import Workloads
 from identity import address, nat64
 
 NULL = "null"
+NOT_OWNERSHIP = (
+    "time_open",
+    "local_port",
+    "peer_address",
+    "peer_port",
+    "bytes_sent",
+    "bytes_received",
+    "segments_sent",
+    "segments_received",
+    "segments_retransmitted",
+    "attributed_at",
+    "flow_id",
+    "cgroup_id",
+    "netns",
+)
+"""What an ownership heartbeat says nothing about, beside what is null by its value."""
 
 
 def boot_to_wall() -> int:
@@ -110,6 +126,20 @@ def _attributed_at(flags: NDArray[np.uint8], owner: NDArray[np.uint64]) -> list[
     return text
 
 
+def end_codes(r: Columns) -> NDArray[np.uint8]:
+    """Codes for (*abi.ENDS, nothing): only a close has an end; what only a newer version knows is unknown."""
+    known = np.where(r["end_reason"] < len(abi.ENDS), r["end_reason"], 0)
+    goes_on = np.isin(r["kind"], (abi.EVENT_INTERIM, abi.EVENT_OWNERSHIP))
+    codes: NDArray[np.uint8] = np.where(goes_on, len(abi.ENDS), known).astype(np.uint8)
+    return codes
+
+
+def starts(r: Columns) -> NDArray[np.bool_]:
+    """Where time_start is known: an adopted flow's first record begins at its unknown opening."""
+    known: NDArray[np.bool_] = ((r["flags"] & abi.FLOW_ADOPTED) == 0) | (r["time_start"] != r["time_open"])
+    return known
+
+
 def live(taken: Taken, workloads: Workloads, origin: Origin, describer: Describer) -> Batch:
     """Records just taken from the ring, with the names and the clock of now; in no batch yet."""
     owners = np.unique(taken.records["owner"]).tolist()
@@ -141,7 +171,7 @@ def json_lines(batch: Batch) -> str:
     columns: dict[str, Iterable[str]] = {
         "kind": _names(r["kind"], abi.EVENTS),
         "time_open": _json_times(r["time_open"], offset, opened),
-        "time_start": _json_times(r["time_start"], offset, opened),
+        "time_start": _json_times(r["time_start"], offset, starts(r)),
         "time_end": _json_times(r["time_end"], offset, everything),
         "local_address": [f'"{text}"' for text in addresses(r["local_address"])],
         "local_port": _numbers(r["local_port"]),
@@ -149,7 +179,7 @@ def json_lines(batch: Batch) -> str:
         "peer_port": _numbers(r["peer_port"]),
         "peer_address_v4": _each(r["peer_address"].astype("V16"), lambda a: _stands_for(a, origin.nat64)),
         "role": _names(r["role"], abi.ROLES, null="unknown"),
-        "end_reason": _names(r["end_reason"], abi.ENDS),
+        "end_reason": _names(end_codes(r), (*abi.ENDS, "none"), null="none"),
         "bytes_sent": _numbers(r["bytes_sent"]),
         "bytes_received": _numbers(r["bytes_received"]),
         "segments_sent": _numbers(r["segments_sent"]),
@@ -178,6 +208,12 @@ def json_lines(batch: Batch) -> str:
         "cgroup_id": _ids(r["cgroup_id"]),
         "netns": _ids(r["netns"]),
     }
+    owning = np.flatnonzero(r["kind"] == abi.EVENT_OWNERSHIP).tolist()
+    if owning:
+        for name in NOT_OWNERSHIP:
+            column = columns[name] = list(columns[name])
+            for row in owning:
+                column[row] = NULL
     template = ",".join(f'"{name}":%s' if name else "%s" for name in columns)
     form = f"{{{template}}}\n"
     return printable.json_text("".join([form % row for row in zip(*columns.values(), strict=True)]))
@@ -211,6 +247,9 @@ def table(batch: Batch) -> str:
     r = batch.records
     if not len(r):
         return ""
+    goes_on = end_codes(r) == len(abi.ENDS)
+    end = np.where(r["end_reason"] < len(abi.ENDS), r["end_reason"], 255)
+    end = np.where(goes_on, len(abi.ENDS) + r["kind"], end)
     rule = np.where(r["reason"] == 0, plain(r["rule"], abi.RULES), plain(r["reason"], abi.REASONS))
     columns = (
         [text[:23] + "Z" for text in times(r["time_end"], batch.offset)],
@@ -220,7 +259,7 @@ def table(batch: Batch) -> str:
         endpoints(r, "peer"),
         r["bytes_sent"].tolist(),
         r["bytes_received"].tolist(),
-        plain(r["end_reason"], abi.ENDS),
+        plain(end, (*abi.ENDS, *abi.EVENTS)),
         rule.tolist(),
     )
     return "".join([TABLE % row for row in zip(*columns, strict=True)])

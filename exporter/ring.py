@@ -80,6 +80,8 @@ def cut(data: NDArray[np.uint8], begin: int) -> Batch:
 class Ring:
     """The consumer's side. A context manager; only one consumer may exist at a time."""
 
+    _heard: set[int] | None = None
+
     def __init__(self, fd: int) -> None:
         with Map(os.dup(fd), "ft_events") as info:
             self._map(fd, info.id, info.max_entries)
@@ -145,6 +147,15 @@ class Ring:
             self._check(position)
             self.release(position)
 
+    def note_owners(self) -> None:
+        """From now on remember whose records were looked at, for heard()."""
+        self._heard = set()
+
+    def heard(self) -> set[int]:
+        """The owners of what was looked at since the last call. May be asked by another thread."""
+        heard, self._heard = self._heard or set(), set()
+        return heard
+
     def fill(self) -> float:
         """How full the ring is, 0 to 1."""
         return (self.producer - self.consumer) / self.size
@@ -157,7 +168,10 @@ class Ring:
         """
         begin = self.consumer
         count = min((self.producer - begin) // STRIDE, limit)
-        return cut(self._data[begin % self.size :][: count * STRIDE], begin)
+        seen = cut(self._data[begin % self.size :][: count * STRIDE], begin)
+        if self._heard is not None:
+            self._heard.update(np.unique(seen.records["owner"]).tolist())
+        return seen
 
     def take(self, limit: int = 1 << 16) -> Batch:
         """The same as a copy, which outlives release()."""

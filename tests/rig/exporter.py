@@ -61,6 +61,12 @@ def is_up(pin_directory: Path, run_directory: Path) -> bool:
     return key in Path("/proc/locks").read_text(encoding="ascii").split()
 
 
+def _with_interim(tables: str, seconds: int) -> str:
+    """TOML has a table once only."""
+    head, found, tail = tables.partition("[exporter]\n")
+    return f"{head}\n[exporter]\ninterim_seconds = {seconds}\n{tail if found else ''}\n"
+
+
 class Exporter:
     """`flowtag run --output json` in the background."""
 
@@ -73,7 +79,9 @@ class Exporter:
         tables: str = "",
         arguments: Sequence[str] = (),
         view: View | None = None,
+        interim_seconds: int = 0,
     ) -> None:
+        """interim_seconds: 0, since most tests expect one record a flow."""
         directory.mkdir(parents=True, exist_ok=True)
         self.pin_directory = pin_directory
         self.run_directory = directory / "run"
@@ -82,8 +90,7 @@ class Exporter:
             "[host]\n"
             f"pin_directory = {json.dumps(str(pin_directory))}\n"
             f"run_directory = {json.dumps(str(self.run_directory))}\n"
-            f"engine_roots = {json.dumps(list(engine_roots))}\n"
-            f"{tables}\n",
+            f"engine_roots = {json.dumps(list(engine_roots))}\n" + _with_interim(tables, interim_seconds),
             encoding="utf-8",
         )
         self._arguments = list(arguments)

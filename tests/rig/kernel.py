@@ -31,7 +31,7 @@ import numpy as np
 
 from bpf import abi
 from bpf.syscall import Map, possible_cpus
-from exporter.programs import CGROUP_PROGRAMS, FLOW_PROGRAMS, Knobs, Programs, remove_pins
+from exporter.programs import CGROUP_PROGRAMS, FLOW_PROGRAMS, OBJECT, Knobs, Programs, remove_pins
 from exporter.ring import Columns, Ring
 from tests.rig.network import Namespace, Network
 
@@ -83,6 +83,7 @@ class Watch:
         activators: tuple[str, ...] = (),
         activator_cgroups: tuple[int, ...] = (),
         ring_bytes: int = 1 << 25,
+        object_path: str | None = None,
     ) -> None:
         cookie = netns_cookie(host) if host else 0  # no namespace has the cookie 0
         self.knobs = Knobs(cookie, host_needs_claim, roots, activators, activator_cgroups)
@@ -90,12 +91,13 @@ class Watch:
         self._network = Network()
         self._maps: dict[str, Map] = {}
         self._ring_bytes = ring_bytes
+        self._object_path = object_path or OBJECT
         self._batches: list[Columns] = []
 
     def __enter__(self) -> Watch:
         try:
             self._fence = self._network.__enter__().namespace("fence", bridge=False)
-            self.programs = Programs(self.knobs, str(self.directory), self._ring_bytes)
+            self.programs = Programs(self.knobs, str(self.directory), self._ring_bytes, self._object_path)
             self.attach(self.programs)
             self.ring = Ring(self.map("ft_events").fd)
         except BaseException:

@@ -49,6 +49,7 @@ CONSTANTS = {
     "ft_owner_flag": ("FT_OWNER_", "FLAG_"),
     "ft_flow_flag": ("FT_FLOW_", "FLOW_"),
     "ft_life": ("FT_LIFE_", "LIFE_"),
+    "ft_event_kind": ("FT_EVENT_", "EVENT_"),
 }
 
 Field = tuple[str, int, str]  # name, offset, the struct format that reads it

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpf import abi
-from exporter import records
+from exporter import record_table, records
 from exporter.batch import Origin
 from exporter.config import Identity
 from exporter.describe import Describer
@@ -108,10 +109,30 @@ def test_json_addresses_ids_and_times() -> None:
 
 
 def test_json_adopted_has_no_opening() -> None:
-    found = record(flags=abi.FLOW_ADOPTED, time_open=5)
+    found = record(flags=abi.FLOW_ADOPTED, time_open=5, time_start=5)
     assert found["adopted"] is True
     assert found["time_open"] is None
     assert found["time_start"] is None
+
+
+def test_json_adopted_has_a_start_from_its_second_record_on() -> None:
+    found = record(flags=abi.FLOW_ADOPTED, time_open=5, time_start=6)
+    assert found["time_open"] is None
+    assert found["time_start"] is not None
+
+
+def test_json_interim_has_no_end() -> None:
+    found = record(kind=abi.EVENT_INTERIM, bytes_sent=7)
+    assert (found["kind"], found["end_reason"], found["bytes_sent"]) == ("interim", None, 7)
+
+
+def test_json_ownership_says_address_owner_and_interval_only() -> None:
+    workload = Workload(id=OWNER, kind=KIND_CONTAINER, source=1, state=1, container="web")
+    unknown = dict.fromkeys(("connect_us", "rtt_us", "rtt_min_us"), abi.UNKNOWN32)
+    found = record(workload, kind=abi.EVENT_OWNERSHIP, owner=OWNER, rule=2, **unknown)
+    assert (found["kind"], found["local_address"], found["workload"]) == ("ownership", "192.0.2.1", "web")
+    for name in (*records.NOT_OWNERSHIP, *unknown, "role", "end_reason", "pid", "comm"):
+        assert found[name] is None, name
 
 
 @given(st.binary(min_size=16, max_size=16))
@@ -183,3 +204,14 @@ def test_records_have_the_names_that_are_in_force_at_their_batch() -> None:
 
 def test_nobody_has_no_labels() -> None:
     assert record()["labels"] == {}
+
+
+def test_arrow_is_null_where_json_is_for_every_kind() -> None:
+    unknown = dict.fromkeys(("connect_us", "rtt_us", "rtt_min_us"), abi.UNKNOWN32)
+    rows = np.concatenate([batch(kind=kind, **unknown).records for kind in (1, 2, 3)])
+    taken = Batch(rows, np.arange(3, dtype=np.uint64), 3, 0)
+    made = records.live(taken, OneWorkload(Workload()), ORIGIN, DESCRIBER)
+    numbered = dataclasses.replace(made, number=1)
+    lines = [json.loads(line) for line in records.json_lines(numbered).splitlines()]
+    for line, row in zip(lines, record_table.table(numbered).to_pylist(), strict=True):
+        assert [name for name in line if (line[name] is None) != (row[name] is None)] == []
