@@ -226,7 +226,9 @@ class Show:
         for name in abi.MAPS:
             open_map(name, directory).close()
         if not os.path.exists(link_path(directory, "flowtag_state")):
-            raise FlowtagError(f"looking at flows: no programs are attached in {directory}", "start `flowtag run`")
+            raise FlowtagError(
+                f"looking at flows: no programs are attached in {directory}", "start `flowtag run`"
+            )
         self._object = libbpf.Object(object_path)
         for name in abi.MAPS:
             self._object.pin_map_at(name, os.path.join(directory, name))
