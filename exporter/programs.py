@@ -203,9 +203,13 @@ class Programs:
 
     def _in_every_namespace(self, program: str) -> int:
         """Run an iterator over sockets, which sees the namespace of its maker; returns in how many."""
+
+        def run() -> None:
+            self._object.iterate(program)
+
         visited = 0
         for fd in namespaces.every():
-            namespaces.inside(fd, lambda: self._object.iterate(program))
+            namespaces.inside(fd, run)
             visited += 1
         return visited
 

@@ -22,7 +22,7 @@ def usable() -> bool:
 
 
 class Screen:
-    """A context manager. SIGTERM and SIGHUP end it as Ctrl-C does, by an exception; SystemExit(128 + signal)."""
+    """A context manager. SIGTERM and SIGHUP end it by SystemExit(128 + signal), as Ctrl-C does by its own."""
 
     def __init__(self) -> None:
         self._fd = sys.stdin.fileno()

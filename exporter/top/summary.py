@@ -19,7 +19,7 @@ SORTS = ("sent", "received", "flows", "opened", "retransmitted", "rtt", "failed"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """flows: open at the end. The others are of the interval; rtt_us is the median flow's, None if unknown."""
+    """flows: open at the end. The others are of the interval; rtt_us: of the median flow, None if unknown."""
 
     workload: str
     flows: int
@@ -96,13 +96,8 @@ def ordered(lines: list[Line], key: str) -> list[Line]:
     """By a word of SORTS, the most first; names break ties."""
     if key == "workload":
         return sorted(lines, key=lambda line: line.workload)
-    values = {
-        "sent": lambda line: line.bytes_sent,
-        "received": lambda line: line.bytes_received,
-        "rtt": lambda line: line.rtt_us or 0,
-    }
-    value = values.get(key, lambda line: getattr(line, key))
-    return sorted(lines, key=lambda line: (-value(line), line.workload))
+    name = {"sent": "bytes_sent", "received": "bytes_received", "rtt": "rtt_us"}.get(key, key)
+    return sorted(lines, key=lambda line: (-(getattr(line, name) or 0), line.workload))
 
 
 def as_dict(line: Line) -> dict[str, object]:
