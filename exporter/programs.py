@@ -223,7 +223,7 @@ class Programs:
 
 
 class Show:
-    """The one program that tells of open flows, loaded beside the exporter's; pins nothing. A context manager."""
+    """The program that tells of open flows, beside the exporter's; pins nothing. A context manager."""
 
     def __init__(self, directory: str, object_path: str = OBJECT) -> None:
         """FlowtagError where a map is not pinned or no exporter has attached its programs."""
@@ -250,7 +250,7 @@ class Show:
         self._object.close()
 
     def read(self) -> bytes:
-        """struct ft_event of what open flows have carried since their last record, once for each descriptor."""
+        """struct ft_event: what open flows have carried since their last record, once a descriptor."""
         return self._object.iterate(SHOW)
 
 

@@ -54,7 +54,7 @@ class Screen:
 
     def draw(self, lines: list[str]) -> None:
         """Over what is there: nothing is blank in between."""
-        self._write(HOME + "\r\n".join(line + CLEAR_LINE for line in lines) + CLEAR_BELOW)
+        self._write(HOME + "\n".join(line + CLEAR_LINE for line in lines) + CLEAR_BELOW)
 
     def key(self, seconds: float) -> str | None:
         """A key; "" if the size has changed; None if neither comes in that time."""

@@ -55,8 +55,8 @@ def test_sums_over_intervals_are_what_was_carried_since_top_began(acts: list[tup
     """ "late" is a record made between the snapshot and the drain; a flow shown twice counts once."""
     now = BEGAN
     before = [Flow(1, 10), Flow(2, 20, adopted=True)]
-    for flow in before:
-        flow.carried = 500
+    for old in before:
+        old.carried = 500
     flows = dict(enumerate(before))
     difference = Difference(BEGAN)
     difference.step(joined([f.row(now, abi.EVENT_INTERIM) for f in before]), joined([]))
@@ -126,7 +126,8 @@ def test_nobody_is_summed_by_reason() -> None:
 @pytest.mark.parametrize("columns", [40, 80, 120])
 def test_hostile_name_reaches_no_terminal(hostile: str, columns: int) -> None:
     for text in table([line(hostile, rtt_us=10**9)], line("total"), 2.0, 0, columns):
-        assert text.isascii() and text.isprintable()
+        assert text.isascii()
+        assert text.isprintable()
         assert printable.width(text) < columns
 
 
