@@ -22,6 +22,7 @@
 #include "life.h"
 #include "iterate.h"
 #include "interim.h"
+#include "show.h"
 #include "ownership.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -172,7 +172,14 @@ struct bpf_iter__tcp {
 	struct sock_common *sk_common;
 };
 
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
 struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
 	struct file *file;
 };
 

@@ -196,8 +196,8 @@ class Object:
     def program_fd(self, name: str) -> int:
         return int(self._lib.bpf_program__fd(self.programs[name]))
 
-    def iterate(self, name: str) -> None:
-        """Run an iterator program once, over all there is in the thread's namespaces."""
+    def iterate(self, name: str) -> bytes:
+        """Run an iterator program once, over all there is in the thread's namespaces; what it wrote."""
         link = self._lib.bpf_program__attach_iter(self.programs[name], None)
         if not link:
             raise _failed(f"attaching iterator {name}")
@@ -205,9 +205,11 @@ class Object:
             fd = self._lib.bpf_iter_create(self._lib.bpf_link__fd(link))
             if fd < 0:
                 raise _failed(f"running iterator {name}", fd)
+            parts = []
             with open(fd, "rb", buffering=0) as run:
-                while run.read(4096) != b"":  # None: EAGAIN after a million objects, not the end
-                    pass
+                while (part := run.read(1 << 16)) != b"":  # None: EAGAIN after a million objects, not the end
+                    parts.append(part or b"")
+            return b"".join(parts)
         finally:
             self._lib.bpf_link__destroy(link)
 

@@ -20,6 +20,8 @@ from exporter.flows import query
 _TRANSLATE = (
     "socket:COOKIE | port:ADDRESS:PORT | block:ADDRESS:FIRST-LAST | netns:COOKIE|PATH | cgroup:ID|PATH"
 )
+# exporter.top.summary.SORTS, which needs numpy; a test compares the two.
+_TOP_SORTS = ("sent", "received", "flows", "opened", "retransmitted", "rtt", "failed", "workload")
 _LOOKUP = "ADDRESS[:PORT] | pid:N | cgroup:PATH|ID | container:ID | socket:COOKIE"
 
 
@@ -69,6 +71,13 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     check.set_defaults(run=_check)
 
     _add_flows(subparsers, config)
+
+    top = subparsers.add_parser("top", parents=[config], help="what each workload's flows do now, live")
+    top.add_argument("--interval", metavar="SECONDS", type=_seconds, default=2.0)
+    top.add_argument("--sort", choices=_TOP_SORTS, default="sent")
+    top.add_argument("--once", action="store_true", help="one interval as text, then end")
+    top.add_argument("--json", action="store_true", help="one JSON object for each interval")
+    top.set_defaults(run=_top)
 
 
 def _add_flows(subparsers: argparse._SubParsersAction[Any], config: argparse.ArgumentParser) -> None:
@@ -158,6 +167,12 @@ def _flows(args: argparse.Namespace) -> int:
         limit=args.limit,
     )
     return command.run(_config(args), asked, args.output, follow=args.follow)
+
+
+def _top(args: argparse.Namespace) -> int:
+    from exporter.top import command
+
+    return command.run(_config(args), args.interval, args.sort, once=args.once, as_json=args.json)
 
 
 def _maps_create(args: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ OBJECT = os.path.join(os.path.dirname(os.path.abspath(libbpf.__file__)), "flow.b
 # done before owners are looked up.
 CGROUP_PROGRAMS = ("flowtag_mkdir", "flowtag_rmdir")
 FLOW_PROGRAMS = ("flowtag_destroy", "flowtag_state")
+SHOW = "flowtag_show"  # of those who look: `flowtag top`
 GROUP = "flowtag"
 
 
@@ -135,6 +136,7 @@ class Programs:
         create_maps(directory, ring_bytes, object_path)
         self.directory = directory
         self._object = _open(directory, ring_bytes, object_path)
+        self._object.skip_program(SHOW)
         self._object.write(".rodata", knobs.pack())
         self._object.load()
         state = self._object.share(".bss")
@@ -201,9 +203,13 @@ class Programs:
 
     def _in_every_namespace(self, program: str) -> int:
         """Run an iterator over sockets, which sees the namespace of its maker; returns in how many."""
+
+        def run() -> None:
+            self._object.iterate(program)
+
         visited = 0
         for fd in namespaces.every():
-            namespaces.inside(fd, lambda: self._object.iterate(program))
+            namespaces.inside(fd, run)
             visited += 1
         return visited
 
@@ -214,6 +220,38 @@ class Programs:
         """Events that the recursion guard kept from our programs; flowtag_destroy makes up for them."""
         paths = (link_path(self.directory, name) for name in CGROUP_PROGRAMS + FLOW_PROGRAMS)
         return sum(pinned.link(path).misses for path in paths)
+
+
+class Show:
+    """The program that tells of open flows, beside the exporter's; pins nothing. A context manager."""
+
+    def __init__(self, directory: str, object_path: str = OBJECT) -> None:
+        """FlowtagError where a map is not pinned or no exporter has attached its programs."""
+        for name in abi.MAPS:
+            open_map(name, directory).close()
+        if not os.path.exists(link_path(directory, "flowtag_state")):
+            raise FlowtagError(
+                f"looking at flows: no programs are attached in {directory}", "start `flowtag run`"
+            )
+        self._object = libbpf.Object(object_path)
+        for name in abi.MAPS:
+            self._object.pin_map_at(name, os.path.join(directory, name))
+        with open_map("ft_events", directory) as ring:
+            self._object.set_max_entries("ft_events", ring.max_entries)
+        for name in self._object.programs:
+            if name != SHOW:
+                self._object.skip_program(name)
+        self._object.load()
+
+    def __enter__(self) -> Show:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._object.close()
+
+    def read(self) -> bytes:
+        """struct ft_event: what open flows have carried since their last record, once a descriptor."""
+        return self._object.iterate(SHOW)
 
 
 def link_path(directory: str, program: str) -> str:
