@@ -9,11 +9,11 @@ import time
 
 import numpy as np
 
-from exporter import observe
+from exporter import observer
 from exporter.config import Config
 from exporter.flows.names import Names
 from exporter.flows.table import amount
-from exporter.observe import Observer
+from exporter.observer import Observer
 from exporter.printable import fit
 from exporter.programs import Show
 from exporter.ring import DTYPE, HEADER, STRIDE, Columns
@@ -47,7 +47,7 @@ class Source:
 
     def _begin(self) -> None:
         self._ring = Observer.open(self._pins)
-        self._stamp = observe.stamp(self._pins)
+        self._stamp = observer.stamp(self._pins)
         self._baseline()
 
     def _baseline(self) -> None:
@@ -59,7 +59,7 @@ class Source:
 
     def next(self) -> tuple[list[Line], Line, float, int]:
         """Lines, total, seconds since the last call, and records that were missed: then all begins anew."""
-        if observe.stamp(self._pins) != self._stamp:
+        if observer.stamp(self._pins) != self._stamp:
             self._ring.__exit__(None, None, None)
             self._show.__exit__()
             self._show = Show(self._pins)

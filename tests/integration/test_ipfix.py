@@ -377,7 +377,7 @@ def test_refused_client_certificate_is_no_delivery(made: tls.Made, fault: str) -
 
 def example(first: str) -> str:
     """The indented block of the page that begins so."""
-    blocks = re.findall(r"(?:\n    .*)+", PAGE.read_text(encoding="utf-8"))
+    blocks: list[str] = re.findall(r"(?:\n    .*)+", PAGE.read_text(encoding="utf-8"))
     return (
         next(text for text in (b.replace("\n    ", "\n")[1:] for b in blocks) if text.startswith(first))
         + "\n"
