@@ -81,6 +81,7 @@ def test_sums_over_intervals_are_what_was_carried_since_top_began(acts: list[tup
         flow = flows.get(which)
         if act in ("step", "late"):
             told += step(which if act == "late" else None)
+            assert told == carried
         elif act == "open" and flow is None:
             cookie += 1
             begun += 1
