@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bpf import abi
@@ -51,6 +51,8 @@ def joined(rows: list[Columns]) -> Columns:
 
 
 @given(ACTS)
+@example([("open", 2), ("send", 2), ("close", 2)])
+@example([("send", 0), ("late", 0), ("send", 0)])
 def test_sums_over_intervals_are_what_was_carried_since_top_began(acts: list[tuple[str, int]]) -> None:
     """ "late" is a record made between the snapshot and the drain; a flow shown twice counts once."""
     now = BEGAN
@@ -79,6 +81,7 @@ def test_sums_over_intervals_are_what_was_carried_since_top_began(acts: list[tup
         flow = flows.get(which)
         if act in ("step", "late"):
             told += step(which if act == "late" else None)
+            assert told == carried
         elif act == "open" and flow is None:
             cookie += 1
             begun += 1
