@@ -63,7 +63,7 @@ def names(docker: Docker, one: str, runtime: str = "docker") -> Names | None:
     return found
 
 
-def await_names(docker: Docker, one: str, container: str, seconds: float = 5) -> Names:
+def await_names(docker: Docker, one: str, container: str, seconds: float = 20) -> Names:
     """What is known of a container, as soon as it is called `container`."""
     found = None
 
@@ -77,7 +77,7 @@ def await_names(docker: Docker, one: str, container: str, seconds: float = 5) ->
     return found
 
 
-def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -101,6 +101,7 @@ def test_other_runtimes_are_not_asked_for(daemon: FakeDocker, docker: Docker) ->
     assert names(docker, A, "podman") is None
     assert names(docker, A, "containerd") is None
     assert names(docker, A, "") is not None, "found by a cgroup that does not tell the runtime"
+    until(lambda: not docker._asked)  # what await_names asked for before the list was there
     names(docker, B, "containerd")
     assert not docker._asked
 
