@@ -23,6 +23,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ctypes import Array
     from ctypes import c_char as _Char
+    from ctypes import c_int as _Int
+    from ctypes import c_long as _Long
+    from ctypes import c_void_p as _Pointer
 
     Buffer = Array[_Char]
     """Bytes in memory that C may write: `.raw` is what they are, len() how many."""
@@ -31,20 +34,17 @@ else:
     class _Char(_SimpleCData):
         _type_ = "c"
 
+    class _Int(_SimpleCData):
+        _type_ = "i"
+
+    class _Long(_SimpleCData):
+        _type_ = "l"
+
+    class _Pointer(_SimpleCData):
+        _type_ = "P"
+
 
 _RTLD_NOW = 2
-
-
-class _Int(_SimpleCData):  # type: ignore[type-arg]  # no generic at run time
-    _type_ = "i"
-
-
-class _Long(_SimpleCData):  # type: ignore[type-arg]  # no generic at run time
-    _type_ = "l"
-
-
-class _Pointer(_SimpleCData):  # type: ignore[type-arg]  # no generic at run time
-    _type_ = "P"
 
 
 class _Function(CFuncPtr):
@@ -52,7 +52,7 @@ class _Function(CFuncPtr):
     _restype_ = _Long
 
 
-_program = dlopen(None, _RTLD_NOW)  # type: ignore[arg-type]  # as ctypes.CDLL(None) does
+_program = dlopen(None, _RTLD_NOW)  # type: ignore[arg-type]  # None: this process; typeshed knows names only
 
 
 def _function(name: str, restype: type, *argtypes: type) -> _Function:

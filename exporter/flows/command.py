@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bpf.error import FlowtagError
-from exporter import host, observer, peers, records
+from exporter import host, peers, records, ring_tail
 from exporter.batch import Batch, Origin
 from exporter.config import Config
 from exporter.flows.filters import mask
 from exporter.flows.names import Names
 from exporter.flows.query import Query
 from exporter.flows.table import Table
-from exporter.observer import Observer
+from exporter.ring_tail import RingTail
 from identity import nat64
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ class Reader:
         self._prefixes = tuple(map(nat64.parse, config.translation.nat64_prefixes))
         self.looked_at = 0
         self.failed = ""
-        self._stamp = observer.stamp(config.host.pin_directory)
-        self.ring: Observer | None = None
+        self._stamp = ring_tail.stamp(config.host.pin_directory)
+        self.ring: RingTail | None = None
         why = None
         try:
-            self.ring = Observer.open(config.host.pin_directory)
+            self.ring = RingTail.open(config.host.pin_directory)
         except FlowtagError as error:
             why = error
         self._spooled = _spooled(config)
@@ -91,7 +91,7 @@ class Reader:
             self._join(self.ring)
             yield from self.news()
 
-    def _join(self, ring: Observer) -> None:
+    def _join(self, ring: RingTail) -> None:
         """Behind the newest segment. Before a first one, a consumer that spools nothing is no gap."""
         if self._spooled is not None:
             from exporter.spool.segment import RingId
@@ -133,9 +133,9 @@ class Reader:
 
     def reopen(self) -> None:
         """Where another ring has been pinned, go on with that."""
-        stamp = observer.stamp(self._config.host.pin_directory)
+        stamp = ring_tail.stamp(self._config.host.pin_directory)
         if stamp and stamp != self._stamp:
-            self.ring = Observer.open(self._config.host.pin_directory)
+            self.ring = RingTail.open(self._config.host.pin_directory)
             self._stamp = stamp
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 # it is imported, so before any of our modules that import it.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-import grpc  # type: ignore[import-untyped] # its stubs are another package
+import grpc
 import structlog
 
 from bpf.error import FlowtagError

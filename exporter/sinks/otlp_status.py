@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import grpc  # type: ignore[import-untyped] # its stubs are another package
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # its stubs are another package
-from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped] # it has no py.typed
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 
 RETRYABLE = frozenset(
     {

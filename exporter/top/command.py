@@ -9,14 +9,14 @@ import time
 
 import numpy as np
 
-from exporter import observer
+from exporter import ring_tail
 from exporter.config import Config
 from exporter.flows.names import Names
 from exporter.flows.table import amount
-from exporter.observer import Observer
 from exporter.printable import fit
 from exporter.programs import Show
 from exporter.ring import DTYPE, HEADER, STRIDE, Columns
+from exporter.ring_tail import RingTail
 from exporter.top import screen
 from exporter.top.difference import Difference
 from exporter.top.summary import Line, as_dict, ordered, owners, summarize
@@ -46,8 +46,8 @@ class Source:
         self._show.__exit__()
 
     def _begin(self) -> None:
-        self._ring = Observer.open(self._pins)
-        self._stamp = observer.stamp(self._pins)
+        self._ring = RingTail.open(self._pins)
+        self._stamp = ring_tail.stamp(self._pins)
         self._baseline()
 
     def _baseline(self) -> None:
@@ -59,7 +59,7 @@ class Source:
 
     def next(self) -> tuple[list[Line], Line, float, int]:
         """Lines, total, seconds since the last call, and records that were missed: then all begins anew."""
-        if observer.stamp(self._pins) != self._stamp:
+        if ring_tail.stamp(self._pins) != self._stamp:
             self._ring.__exit__(None, None, None)
             self._show.__exit__()
             self._show = Show(self._pins)

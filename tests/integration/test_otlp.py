@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import grpc  # type: ignore[import-untyped] # its stubs are another package
+import grpc
 import pytest
 import structlog
 

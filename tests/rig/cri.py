@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import grpc  # type: ignore[import-untyped] # its stubs are another package
+import grpc
 
 from tests.rig import debian
 
@@ -85,7 +85,7 @@ def _compiled(module: str) -> Any:
 
 
 def _compile(source: Path, folder: Path) -> None:
-    from grpc_tools import protoc  # type: ignore[import-untyped] # it has no stubs
+    from grpc_tools import protoc
 
     folder.mkdir(parents=True, exist_ok=True)
     text = source.read_text(encoding="utf-8")

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import grpc  # type: ignore[import-untyped] # its stubs are another package
-from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped] # it has no py.typed
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+import grpc
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue

@@ -22,8 +22,8 @@ from exporter.flows.filters import mask
 from exporter.flows.query import Query
 from exporter.flows.table import Table, amount
 from exporter.label import Label
-from exporter.observer import Observer
 from exporter.ring import STRIDE
+from exporter.ring_tail import RingTail
 from identity import address
 from tests.rig import batches, ring_file
 from tests.rig.ring_file import RingFile, RingWriter
@@ -131,16 +131,16 @@ def test_amount_fits_six_columns() -> None:
     assert all(len(amount(10**n)) <= 6 for n in range(20))
 
 
-def observer(path: Path) -> Observer:
+def tail(path: Path) -> RingTail:
     with path.open("rb") as file:
         # As the kernel has it: the producer's page at offset 4096 of the map.
-        return Observer(file.fileno(), 7, (path.stat().st_size - 2 * 4096) // 2)
+        return RingTail(file.fileno(), 7, (path.stat().st_size - 2 * 4096) // 2)
 
 
-def test_observer_sees_all_and_moves_nothing(tmp_path: Path) -> None:
+def test_tail_sees_all_and_moves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "ring"
     RingFile.create(path, 1 << 16)
-    with RingFile(path) as ring, RingWriter(path) as writer, observer(path) as watch:
+    with RingFile(path) as ring, RingWriter(path) as writer, tail(path) as watch:
         for number in range(50):
             writer.write(ring_file.records(100, 100 * number))
             before = ring.consumer
@@ -150,10 +150,10 @@ def test_observer_sees_all_and_moves_nothing(tmp_path: Path) -> None:
         assert watch.missed == 0
 
 
-def test_observer_that_lags_says_how_many_it_missed(tmp_path: Path) -> None:
+def test_tail_that_lags_says_how_many_it_missed(tmp_path: Path) -> None:
     path = tmp_path / "ring"
     RingFile.create(path, 1 << 16)
-    with RingFile(path) as ring, RingWriter(path) as writer, observer(path) as watch:
+    with RingFile(path) as ring, RingWriter(path) as writer, tail(path) as watch:
         for number in range(10):
             writer.write(ring_file.records(100, 100 * number))
             ring.release(ring.producer)

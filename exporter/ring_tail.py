@@ -22,7 +22,7 @@ from identity.pinned import open_map
 EVENTS = "ft_events"
 
 
-class Observer:
+class RingTail:
     """A place in the ring that goes on with what it has seen. A context manager.
 
     missed counts the records that were written over before they were seen.
@@ -40,7 +40,7 @@ class Observer:
         self.position = self._intact()
 
     @classmethod
-    def open(cls, pin_directory: str) -> Observer:
+    def open(cls, pin_directory: str) -> RingTail:
         """Of the pinned ring; FlowtagError if there is none."""
         with open_map(EVENTS, pin_directory) as ring:
             try:
@@ -48,7 +48,7 @@ class Observer:
             except OSError as error:
                 raise FlowtagError(f"reading the ring {pin_directory}/{EVENTS}: {error.strerror}") from None
 
-    def __enter__(self) -> Observer:
+    def __enter__(self) -> RingTail:
         return self
 
     def __exit__(
