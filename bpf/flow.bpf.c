@@ -21,6 +21,7 @@
 #include "listener.h"
 #include "life.h"
 #include "iterate.h"
+#include "descriptor.h"
 #include "interim.h"
 #include "show.h"
 #include "ownership.h"

@@ -86,26 +86,16 @@ static __always_inline void propose(const struct sock *sk, const struct tcp_sock
 SEC("iter/task_file")
 int flowtag_interim(struct bpf_iter__task_file *ctx)
 {
-	struct file *file = ctx->file;
-	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
-	struct sock *sk = socket ? socket->sk : NULL;
-	struct ft_flow *flow;
-	struct tcp_sock *tp;
+	struct open_flow of = {};
 	__u64 last;
-	__u32 life;
 
-	if (!sk || sk->sk_protocol != IPPROTO_TCP)
+	if (!find_flow(&of, ctx->file))
 		return 0;
-	flow = storage(sk, 0);
-	tp = flow ? bpf_skc_to_tcp_sock(sk) : NULL;
-	if (!tp)
+	if ((of.life & (FT_LIFE_CLOSED | FT_LIFE_OWNED)) != FT_LIFE_OWNED)
 		return 0;
-	life = __sync_fetch_and_or(&flow->state, 0); /* before all that it speaks for */
-	if ((life & (FT_LIFE_CLOSED | FT_LIFE_OWNED)) != FT_LIFE_OWNED)
-		return 0;
-	last = reported(flow, life)->time;
-	if ((last ? last : flow->time_open) < state.interim_before)
-		propose(sk, tp, flow, life);
+	last = reported(of.flow, of.life)->time;
+	if ((last ? last : of.flow->time_open) < state.interim_before)
+		propose(of.sk, of.tp, of.flow, of.life);
 	return 0;
 }
 

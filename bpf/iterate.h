@@ -6,10 +6,7 @@
 #ifndef FLOWTAG_ITERATE_H
 #define FLOWTAG_ITERATE_H
 
-/*
- * Sockets that were there before us, one network namespace at a time: the iterator sees that of its
- * maker only. It holds the socket's lock, so no transition comes in between.
- */
+/* Sockets that were there before us. It holds the socket's lock, so no transition comes in between. */
 SEC("iter/tcp")
 int flowtag_adopt(struct bpf_iter__tcp *ctx)
 {

@@ -10,28 +10,16 @@
 SEC("iter/task_file")
 int flowtag_show(struct bpf_iter__task_file *ctx)
 {
-	struct file *file = ctx->file;
-	struct socket *socket = file ? bpf_sock_from_file(file) : NULL;
-	struct sock *sk = socket ? socket->sk : NULL;
+	struct open_flow of = {};
 	struct ft_traffic now;
 	struct ft_event e;
-	struct ft_flow *flow;
-	struct tcp_sock *tp;
-	__u32 life;
 
-	if (!sk || sk->sk_protocol != IPPROTO_TCP)
+	if (!find_flow(&of, ctx->file) || of.life & FT_LIFE_CLOSED)
 		return 0;
-	flow = storage(sk, 0);
-	tp = flow ? bpf_skc_to_tcp_sock(sk) : NULL;
-	if (!tp)
-		return 0;
-	life = __sync_fetch_and_or(&flow->state, 0); /* before all that it speaks for */
-	if (life & FT_LIFE_CLOSED)
-		return 0;
-	measure_unlocked(&now, sk, tp, flow->role, &flow->state);
-	fill(&e, FT_EVENT_INTERIM, sk, tp, flow, reported(flow, life), &now);
+	measure_unlocked(&now, of.sk, of.tp, of.flow->role, &of.flow->state);
+	fill(&e, FT_EVENT_INTERIM, of.sk, of.tp, of.flow, reported(of.flow, of.life), &now);
 	/* Closed, told of or begun anew meanwhile: a record says it better. */
-	if (__sync_fetch_and_or(&flow->state, 0) == life)
+	if (__sync_fetch_and_or(&of.flow->state, 0) == of.life)
 		bpf_seq_write(ctx->meta->seq, &e, sizeof(e));
 	return 0;
 }
