@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
 
 from identity import hook_runs
@@ -39,13 +38,12 @@ class HookCounts:
 
     def _follow(self, path: str, *, anew: bool) -> bool:
         """Read a file on, or from its beginning; False if it is another one, or not there."""
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
+        file = hook_runs.open_file(path)
+        if file is None:
             return False
-        with open(fd, "rb") as file:
-            about = os.fstat(fd)
-            if not stat.S_ISREG(about.st_mode) or (not anew and about.st_ino != self._inode):
+        with file:
+            about = os.fstat(file.fileno())
+            if not anew and about.st_ino != self._inode:
                 return False
             begin = 0 if anew or about.st_size < self._read else self._read
             file.seek(begin)

@@ -17,7 +17,6 @@ the file becomes hook-runs.old in the place of an earlier one, and the counts ar
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,13 +97,9 @@ def _quantile(values: list[float], q: float) -> float | None:
 
 def _tail(path: str) -> bytes | None:
     """The last 2 * LIMIT bytes of a regular file, None where there is none."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
+    file = hook_runs.open_file(path)
+    if file is None:
         return None
-    with open(fd, "rb") as file:
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode):
-            return None
-        file.seek(max(0, about.st_size - 2 * LIMIT))
+    with file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 2 * LIMIT))
         return file.read(2 * LIMIT)

@@ -15,8 +15,11 @@ the kill switch is set, and those whose application is gone, leave no line.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator
+from typing import BinaryIO
 
 FILE = "hook-runs"
 """Also hooks/run_line.py's, which writes it and imports as little as it can."""
@@ -33,6 +36,19 @@ EVENTS = ("createRuntime", "prestart", "poststop", "inject")
 OUTCOMES = ("claimed", "pending", "lost", "ignored", "ended", "nothing", "added", "present")
 FAILED = "failed"
 _LINE = re.compile(rf"({'|'.join(EVENTS)}) ([a-z]{{1,10}}) ([0-9]{{1,12}})".encode())
+
+
+def open_file(path: str) -> BinaryIO | None:
+    """One of the two files; None if it is not there, or no regular file. OSError if it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    file = open(fd, "rb")  # noqa: SIM115 - it is the caller's
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return file
+    file.close()
+    return None
 
 
 def parse(*texts: bytes) -> Iterator[tuple[str, str, int]]:
