@@ -23,6 +23,8 @@ RETRYABLE = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
+# Not by that table, which would drop what is sent while a token is expired: somebody mends it.
+MENDABLE = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 THROTTLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
 LONGEST_WAIT = 600.0  # a receiver's mistake must not stop us for ever
 TEXT = 300  # characters of what the other end says
@@ -41,7 +43,7 @@ def judge(error: grpc.RpcError) -> Verdict:
     code = error.code()
     text = f"{code.name}: {shorten(error.details() or '')}"
     wait = _asked(error) if code in THROTTLE else None
-    return Verdict(code in RETRYABLE or wait is not None, text, min(wait or 0.0, LONGEST_WAIT))
+    return Verdict(code in RETRYABLE | MENDABLE or wait is not None, text, min(wait or 0.0, LONGEST_WAIT))
 
 
 def shorten(text: str) -> str:
